@@ -1,0 +1,1 @@
+"""From a trained model to what others load: SavedModels and what serves them."""

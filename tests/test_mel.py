@@ -1,0 +1,178 @@
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfsound import mel
+
+AUDIOSET = mel.preset("audioset")
+SECONDS_2 = 32000
+
+
+@functools.cache
+def oracle_weights():
+    """FACTS' triangles, band by band and bin by bin."""
+    to_mel = lambda hz: 1127.0 * np.log(1.0 + hz / 700.0)  # noqa: E731
+    edges = np.linspace(to_mel(125.0), to_mel(7500.0), 66)
+    weights = np.zeros((257, 64))
+    for band in range(64):
+        low, centre, high = edges[band : band + 3]
+        for k in range(1, 257):
+            m = to_mel(k * 16000 / 512)
+            weights[k, band] = max(0.0, min((m - low) / (centre - low), (high - m) / (high - centre)))
+    return weights
+
+
+def oracle_log_mel(waveform, log_offset=0.01):
+    """FACTS' front end, written out frame by frame in float64."""
+    hann = np.array([0.5 - 0.5 * np.cos(2 * np.pi * n / 400) for n in range(400)])
+    rows = []
+    for start in range(0, len(waveform) - 400 + 1, 160):
+        frame = np.zeros(512)
+        frame[:400] = waveform[start : start + 400].astype(np.float64) * hann
+        rows.append(np.log(np.abs(np.fft.rfft(frame)) @ oracle_weights() + log_offset))
+    return np.array(rows)
+
+
+def waveforms():
+    rng = np.random.default_rng(0)
+    time = np.arange(SECONDS_2) / 16000
+    clicks = np.zeros(SECONDS_2)
+    clicks[::4001] = 1.0
+    return {
+        "silence": np.zeros(SECONDS_2),
+        "noise": rng.uniform(-1, 1, SECONDS_2),
+        "faint noise": 1e-4 * rng.standard_normal(SECONDS_2),
+        "low sine": 0.1 * np.sin(2 * np.pi * 130 * time),
+        "sine": 0.1 * np.sin(2 * np.pi * 1000 * time),
+        "sine above the bands": 0.1 * np.sin(2 * np.pi * 7900 * time),
+        "clicks": clicks,
+        "offset": np.full(SECONDS_2, 0.1),
+    }
+
+
+@pytest.mark.parametrize("name", waveforms())
+def test_log_mel_agrees_with_a_numpy_oracle(name):
+    waveform = waveforms()[name].astype(np.float32)
+    found = mel.log_mel(mel.mel_energies(waveform, AUDIOSET), AUDIOSET)
+    np.testing.assert_allclose(found, oracle_log_mel(waveform), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", waveforms())
+def test_the_yamnet_preset_differs_in_its_offset_alone(name):
+    waveform, params = waveforms()[name].astype(np.float32), mel.preset("yamnet")
+    found = mel.log_mel(mel.mel_energies(waveform, params), params)
+    # An offset ten times smaller shows ten times more of float32's rounding in empty bands.
+    np.testing.assert_allclose(found, oracle_log_mel(waveform, 0.001), atol=1e-3)
+
+
+def test_a_full_scale_sine_is_as_exact_as_a_float32_fft_can_be():
+    # Rounding of about 3e-6 in a spectrum whose peak is 100, in bands that hold nothing but the offset.
+    waveform = np.sin(2 * np.pi * 1000 * np.arange(SECONDS_2) / 16000).astype(np.float32)
+    found = mel.log_mel(mel.mel_energies(waveform, AUDIOSET), AUDIOSET)
+    np.testing.assert_allclose(found, oracle_log_mel(waveform), atol=1e-3)
+
+
+def test_log_mel_agrees_with_the_oracle_on_real_clips(shared_data):
+    import soundfile
+
+    for path in sorted((shared_data / "fsdd" / "recordings").glob("*.wav"))[:600:150]:
+        samples, _ = soundfile.read(path, dtype="float32")  # 8 kHz read as 16 kHz: any real signal will do
+        found = mel.log_mel(mel.mel_energies(samples, AUDIOSET), AUDIOSET)
+        np.testing.assert_allclose(found, oracle_log_mel(samples), atol=1e-4)
+
+
+def test_a_sine_peaks_in_its_band():
+    time = np.arange(16000) / 16000
+    edges = np.linspace(mel.hertz_to_mel(125.0), mel.hertz_to_mel(7500.0), 66)
+    for hz in (300, 1000, 3000, 6000):
+        energies = mel.mel_energies(np.sin(2 * np.pi * hz * time).astype(np.float32), AUDIOSET)
+        band = int(np.argmax(np.mean(energies, axis=0)))
+        assert edges[band] <= mel.hertz_to_mel(hz) <= edges[band + 2]
+
+
+def test_presets_hold_the_published_constants():
+    assert (AUDIOSET.window_samples, AUDIOSET.hop_samples, AUDIOSET.fft_length) == (400, 160, 512)
+    assert (AUDIOSET.mel_bins, AUDIOSET.context_frames, AUDIOSET.context_seconds) == (64, 96, 0.96)
+    assert AUDIOSET.context_samples == 15600
+    assert mel.preset("yamnet") == dataclasses.replace(AUDIOSET, log_offset=0.001)
+    matrix = mel.mel_matrix(AUDIOSET)
+    assert matrix.shape == (257, 64)
+    assert not matrix[0].any()
+    assert not matrix[:4].any()  # 125 Hz lies between rows 3 (93.75 Hz) and 4 (125 Hz)
+    assert matrix.max() <= 1.0
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 399, 400, 15599, 15600])
+def test_a_clip_shorter_than_a_window_is_zero_padded_to_one(num_samples):
+    waveform = np.random.default_rng(1).uniform(-1, 1, num_samples).astype(np.float32)
+    windows = mel.log_mel_windows(waveform, AUDIOSET)
+    assert windows.shape == (1, 96, 64)
+    padded = np.pad(waveform, (0, 15600 - num_samples))
+    np.testing.assert_array_equal(windows, mel.log_mel_windows(padded, AUDIOSET))
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_frames", "num_windows"),
+    [(15600, 96, 1), (15759, 96, 1), (15760, 97, 1), (30959, 191, 1), (30960, 192, 2), (80000, 498, 5)],
+)
+def test_only_complete_frames_and_windows_count(num_samples, num_frames, num_windows):
+    waveform = np.zeros(num_samples, np.float32)
+    assert mel.mel_energies(waveform, AUDIOSET).shape == (num_frames, 64)
+    assert mel.log_mel_windows(waveform, AUDIOSET).shape == (num_windows, 96, 64)
+    assert AUDIOSET.num_windows(num_frames) == num_windows
+
+
+def test_fewer_samples_than_a_frame_give_no_frame():
+    for num_samples in (0, 1, 399):
+        assert mel.mel_energies(np.zeros(num_samples, np.float32), AUDIOSET).shape == (0, 64)
+
+
+def test_a_batch_is_its_clips_one_by_one():
+    batch = np.random.default_rng(2).uniform(-1, 1, (3, 20000)).astype(np.float32)
+    together = mel.log_mel_windows(batch, AUDIOSET)
+    assert together.shape == (3, 1, 96, 64)
+    for clip, windows in zip(batch, together, strict=True):
+        np.testing.assert_allclose(windows, mel.log_mel_windows(clip, AUDIOSET), atol=1e-6)
+
+
+def test_the_graph_takes_any_length_and_batch():
+    function = tf.function(
+        lambda waveform: mel.log_mel_windows(waveform, AUDIOSET),
+        input_signature=[tf.TensorSpec([None, None], tf.float32)],
+    )
+    assert function(tf.zeros([2, 100])).shape == (2, 1, 96, 64)
+    assert function(tf.zeros([1, 80000])).shape == (1, 5, 96, 64)
+    assert function(tf.zeros([0, 80000])).shape == (0, 5, 96, 64)
+
+
+def test_windows_overlap_at_the_readers_choice():
+    spectrogram = tf.range(192.0)[:, None] * tf.ones([1, 64])
+    windows = mel.context_windows(spectrogram, AUDIOSET, hop_frames=48)
+    assert windows.shape == (3, 96, 64)
+    np.testing.assert_array_equal(windows[:, 0, 0], [0, 48, 96])
+
+
+def test_params_survive_a_round_trip_and_name_what_is_off():
+    assert mel.MelParams.from_dict(AUDIOSET.to_dict()) == AUDIOSET
+    with pytest.raises(ValueError, match=r"must have the fields .* got \['sample_rate'\]"):
+        mel.MelParams.from_dict({"sample_rate": 16000})
+    with pytest.raises(ValueError, match=r"set A was made with other .* log_offset is 0.001 and must be 0.01"):
+        AUDIOSET.require_equal(mel.preset("yamnet"), "set A")
+    AUDIOSET.require_equal(mel.MelParams(), "set A")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mel_bins": 0}, "mel_bins must be positive, got 0"),
+        ({"mel_max_hz": 9000.0}, "lower mel_max_hz or raise sample_rate"),
+    ],
+)
+def test_impossible_params_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        mel.MelParams(**fields)
+    with pytest.raises(ValueError, match=r"one of \['audioset', 'yamnet'\], got 'vggish'"):
+        mel.preset("vggish")

@@ -1,0 +1,245 @@
+"""The mel front end: waveform -> mel energies -> log-mel context windows, in TensorFlow.
+
+One implementation serves data preparation, training and the exported SavedModel, so that what a model
+sees when it is served is what it was trained on.
+
+Conventions: waveforms are float32 in [-1, 1], mono, at `MelParams.sample_rate`. Spectrograms are
+(..., frames, mel_bins): time first. "Energies" are mel-weighted magnitudes before the logarithm; the
+constraints of the 2018 paper work on them, networks see `log_mel` of them. Frames are complete only
+(no centring, no padding at the edges); a waveform shorter than one context window is zero-padded to
+exactly one, and what does not fill a last window is left out.
+
+Sources: Jansen et al. 2018, section 4.1 (64 bands, 25 ms windows, 10 ms hop, 0.96 s contexts); the
+constants are those of the public AudioSet front ends (VGGish, YAMNet).
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class MelParams:
+    """Everything that defines a front end; two sets of examples agree only if these are equal.
+
+    Frequencies are in Hz, durations in seconds. `window_*` is the analysis (STFT) window, `context_*`
+    the patch of `context_frames` frames that an encoder sees.
+    """
+
+    sample_rate: int = 16000
+    window_seconds: float = 0.025
+    hop_seconds: float = 0.010
+    mel_bins: int = 64
+    mel_min_hz: float = 125.0
+    mel_max_hz: float = 7500.0
+    log_offset: float = 0.01
+    context_frames: int = 96
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ValueError(
+                    f"MelParams.{field.name} must be positive, got {getattr(self, field.name)!r}."
+                )
+        if not self.mel_min_hz < self.mel_max_hz <= self.sample_rate / 2:
+            raise ValueError(
+                f"mel_min_hz < mel_max_hz <= sample_rate / 2 must hold, got {self.mel_min_hz}, "
+                f"{self.mel_max_hz} and {self.sample_rate}; lower mel_max_hz or raise sample_rate."
+            )
+
+    @property
+    def window_samples(self) -> int:
+        return round(self.window_seconds * self.sample_rate)
+
+    @property
+    def hop_samples(self) -> int:
+        return round(self.hop_seconds * self.sample_rate)
+
+    @property
+    def fft_length(self) -> int:
+        """The smallest power of two that holds an analysis window."""
+        return 1 << (self.window_samples - 1).bit_length()
+
+    @property
+    def context_seconds(self) -> float:
+        """The time from one context window's start to the next, without overlap."""
+        return self.context_frames * self.hop_samples / self.sample_rate
+
+    @property
+    def context_samples(self) -> int:
+        """Samples that yield exactly one context window (its last frame complete)."""
+        return self.samples_of(self.context_frames)
+
+    def samples_of(self, num_frames: int) -> int:
+        """The number of samples under `num_frames` complete frames."""
+        return self.window_samples + (num_frames - 1) * self.hop_samples
+
+    def num_windows(self, num_frames: int) -> int:
+        """How many context windows, without overlap, `num_frames` frames hold."""
+        return num_frames // self.context_frames
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "MelParams":
+        """The inverse of `to_dict`. Raises: ValueError when a field is missing or unknown."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != names:
+            raise ValueError(
+                f"mel parameters must have the fields {sorted(names)}, got {sorted(fields)}; "
+                "the file was written by another version of tfsound: make the examples again."
+            )
+        return cls(**fields)
+
+    def require_equal(self, found: "MelParams", where: str) -> None:
+        """Raises: ValueError that names each field in which `found`, read at `where`, differs."""
+        differences = [
+            f"{name} is {getattr(found, name)} and must be {value}"
+            for name, value in self.to_dict().items()
+            if getattr(found, name) != value
+        ]
+        if differences:
+            raise ValueError(
+                f"{where} was made with other mel parameters: {'; '.join(differences)}. "
+                "Make it again with the same preset, or use it apart."
+            )
+
+
+PRESETS = {"audioset": MelParams(), "yamnet": MelParams(log_offset=0.001)}
+
+
+def preset(name: str) -> MelParams:
+    """The named front end. Raises: ValueError for a name that is not in `PRESETS`."""
+    if name not in PRESETS:
+        raise ValueError(f"mel preset must be one of {sorted(PRESETS)}, got {name!r}.")
+    return PRESETS[name]
+
+
+def hertz_to_mel(frequencies_hz):
+    """HTK's mel scale, `1127 ln(1 + f / 700)`."""
+    return 1127.0 * np.log1p(np.asarray(frequencies_hz) / 700.0)
+
+
+@functools.lru_cache(maxsize=8)
+def mel_matrix(params: MelParams) -> np.ndarray:
+    """The weights from magnitude spectrum to mel bands.
+
+    Triangles whose edges are equidistant, and whose slopes are linear, in mel; peak 1 (not
+    normalised by area); the DC row is zero.
+
+    Returns:
+      float32, (fft_length // 2 + 1, mel_bins).
+    """
+    bins_hz = np.linspace(0.0, params.sample_rate / 2, params.fft_length // 2 + 1)
+    bins_mel = hertz_to_mel(bins_hz)[:, None]
+    edges = np.linspace(
+        hertz_to_mel(params.mel_min_hz), hertz_to_mel(params.mel_max_hz), params.mel_bins + 2
+    )
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins_mel - lower) / (centre - lower)
+    falling = (upper - bins_mel) / (upper - centre)
+    weights = np.maximum(0.0, np.minimum(rising, falling))
+    weights[0] = 0.0
+    return weights.astype(np.float32)
+
+
+def pad_to_context(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
+    """Zero-pads waveforms shorter than one context window to exactly one; longer ones pass.
+
+    Args:
+      waveform: float32, (..., samples).
+
+    Returns:
+      float32, (..., max(samples, context_samples)).
+    """
+    waveform = tf.convert_to_tensor(waveform, tf.float32)
+    missing = tf.maximum(0, params.context_samples - tf.shape(waveform)[-1])
+    paddings = tf.zeros([tf.rank(waveform), 2], tf.int32)
+    paddings = tf.tensor_scatter_nd_update(paddings, [[tf.rank(waveform) - 1, 1]], [missing])
+    padded = tf.pad(waveform, paddings)
+    return tf.ensure_shape(padded, waveform.shape[:-1].concatenate([None]))
+
+
+def _windowed_frames(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
+    """Complete frames times a periodic Hann window, zero-padded: (..., frames, fft_length).
+
+    Each hop-long stripe of all frames is one contiguous slice of the waveform; putting stripes side by
+    side costs half of what a gather of overlapping frames does.
+    """
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(params.window_samples) / params.window_samples)).astype(
+        np.float32
+    )
+    hop = params.hop_samples
+    num_frames = tf.maximum(0, (tf.shape(waveform)[-1] - params.window_samples) // hop + 1)
+    batch_shape = tf.shape(waveform)[:-1]
+    stripes = []
+    for start in range(0, params.window_samples, hop):
+        width = min(hop, params.window_samples - start)
+        first_sample = start + width - hop
+        samples = waveform[..., first_sample : first_sample + num_frames * hop]
+        stripe = tf.reshape(samples, tf.concat([batch_shape, [num_frames, hop]], 0))
+        stripes.append(stripe[..., hop - width :] * window[start : start + width])
+    num_zeros = params.fft_length - params.window_samples
+    stripes.append(tf.zeros(tf.concat([batch_shape, [num_frames, num_zeros]], 0)))
+    return tf.concat(stripes, axis=-1)
+
+
+def mel_energies(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
+    """Mel-weighted magnitude spectrogram of complete frames.
+
+    `|rfft(frame * periodic_hann)| @ mel_matrix`
+
+    Args:
+      waveform: float32, (..., samples), in [-1, 1].
+
+    Returns:
+      float32, (..., frames, mel_bins), at least 0; frames = 1 + (samples - window) // hop, or 0.
+
+    Source: Jansen et al. 2018, section 4.1.
+    """
+    waveform = tf.convert_to_tensor(waveform, tf.float32)
+    spectrum = tf.signal.rfft(_windowed_frames(waveform, params))
+    # The same as tf.abs, whose guard against overflow costs four times as much.
+    magnitude = tf.sqrt(tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum)))
+    energies = tf.matmul(magnitude, mel_matrix(params))
+    return tf.ensure_shape(energies, waveform.shape[:-1].concatenate([None, params.mel_bins]))
+
+
+def log_mel(energies: tf.Tensor, params: MelParams) -> tf.Tensor:
+    """The stabilised logarithm `ln(energies + log_offset)`; same shape, float32."""
+    return tf.math.log(tf.cast(energies, tf.float32) + params.log_offset)
+
+
+def context_windows(
+    spectrogram: tf.Tensor, params: MelParams, *, hop_frames: int | None = None
+) -> tf.Tensor:
+    """Cuts a spectrogram into context windows.
+
+    Args:
+      spectrogram: (..., frames, mel_bins).
+      hop_frames: frames from one window's start to the next; the default is `context_frames`, no
+        overlap.
+
+    Returns:
+      (..., windows, context_frames, mel_bins); frames that do not fill a window are left out.
+    """
+    hop_frames = hop_frames or params.context_frames
+    return tf.signal.frame(spectrogram, params.context_frames, hop_frames, axis=-2)
+
+
+def log_mel_windows(
+    waveform: tf.Tensor, params: MelParams, *, hop_frames: int | None = None
+) -> tf.Tensor:
+    """Waveform of any length to the log-mel windows that an encoder takes.
+
+    Args:
+      waveform: float32, (..., samples).
+
+    Returns:
+      float32, (..., windows, context_frames, mel_bins); at least one window.
+    """
+    energies = mel_energies(pad_to_context(waveform, params), params)
+    return log_mel(context_windows(energies, params, hop_frames=hop_frames), params)
