@@ -159,7 +159,7 @@ def test_params_survive_a_round_trip_and_name_what_is_off():
     assert mel.MelParams.from_dict(AUDIOSET.to_dict()) == AUDIOSET
     with pytest.raises(ValueError, match=r"must have the fields .* got \['sample_rate'\]"):
         mel.MelParams.from_dict({"sample_rate": 16000})
-    with pytest.raises(ValueError, match=r"set A was made with other .* log_offset is 0.001 and must be 0.01"):
+    with pytest.raises(ValueError, match=r"set A was made .* log_offset is 0.001 and must be 0.01"):
         AUDIOSET.require_equal(mel.preset("yamnet"), "set A")
     AUDIOSET.require_equal(mel.MelParams(), "set A")
 

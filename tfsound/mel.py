@@ -169,9 +169,8 @@ def _windowed_frames(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
     Each hop-long stripe of all frames is one contiguous slice of the waveform; putting stripes side by
     side costs half of what a gather of overlapping frames does.
     """
-    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(params.window_samples) / params.window_samples)).astype(
-        np.float32
-    )
+    phase = 2 * np.pi * np.arange(params.window_samples) / params.window_samples
+    window = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
     hop = params.hop_samples
     num_frames = tf.maximum(0, (tf.shape(waveform)[-1] - params.window_samples) // hop + 1)
     batch_shape = tf.shape(waveform)[:-1]

@@ -1,0 +1,367 @@
+"""The job `examples`: a manifest -> sharded clip examples, a sidecar, and what was rejected and why.
+
+A clip's shard is a hash of its id. One task writes one shard, its clips in the order of their ids, so the
+shards are the same bytes whatever the runner and the number of workers; no audio is ever shuffled. A
+clip longer than `max_clip_seconds` becomes several examples, cut on window boundaries: together they
+hold the same context windows as the whole file would.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+from apache_beam.io.filesystems import FileSystems
+
+from tfsound import arguments, datasets, examples, media, mel, sampling
+from tfsound.beam import output as job_output
+from tfsound.beam import running
+
+_CLIPS_PER_SHARD = 32
+_MAX_SHARDS = 1024
+_SPOOL_BYTES = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What every worker must know."""
+
+    manifest: str
+    pending_path: str
+    mel_params: mel.MelParams
+    max_clip_seconds: float
+    num_shards: int
+
+    @property
+    def windows_per_piece(self) -> int:
+        return max(1, int(self.max_clip_seconds / self.mel_params.context_seconds + 1e-6))
+
+
+@contextlib.contextmanager
+def open_manifest(path: str) -> Iterator[Iterator]:
+    """The rows of a manifest on any Beam file system: see `datasets.iter_manifest`."""
+    folder = FileSystems.split(path)[0] if "://" in path else os.path.dirname(os.path.abspath(path))
+    with FileSystems.open(path, compression_type="uncompressed") as binary:
+        text = io.TextIOWrapper(io.BufferedReader(binary), encoding="utf-8", newline="")
+        yield datasets.iter_manifest(
+            text, name=path, format=datasets.manifest_format(path), base_uri=folder
+        )
+
+
+@contextlib.contextmanager
+def local_copy(uri: str) -> Iterator[str]:
+    """A local path to read `uri` from; what is not local is copied to a temporary file."""
+    if "://" not in uri:
+        yield uri
+        return
+    with tempfile.NamedTemporaryFile(suffix=os.path.splitext(uri)[1]) as file:
+        try:
+            with FileSystems.open(uri, compression_type="uncompressed") as source:
+                shutil.copyfileobj(source, file, 1 << 20)
+        except OSError as error:
+            raise media.MediaError(f"{uri} cannot be read ({error}); check that it exists.") from error
+        file.flush()
+        yield file.name
+
+
+def cut_on_windows(
+    blocks: Iterator[np.ndarray], mel_params: mel.MelParams, windows_per_piece: int
+) -> Iterator[np.ndarray]:
+    """Joins and cuts blocks of a waveform so that no context window is cut.
+
+    Each piece holds `windows_per_piece` windows to their last sample; the frames of the last window reach
+    a little into the next piece, which repeats those samples. What is left at the end and does not hold a
+    window is left out, unless it is all there is.
+
+    Args:
+      blocks: float32, (samples,) each, in order.
+    """
+    step = windows_per_piece * mel_params.context_frames * mel_params.hop_samples
+    length = mel_params.samples_of(windows_per_piece * mel_params.context_frames)
+    held, is_first = np.zeros(0, np.float32), True
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while len(held) >= length:
+            yield held[:length]
+            held, is_first = held[step:], False
+    if is_first or len(held) >= mel_params.context_samples:
+        yield held
+
+
+@functools.cache
+def _mel_energies_function(mel_params: mel.MelParams):
+    """Waveform -> mel energies, traced once a process and front end."""
+    return tf.function(
+        lambda samples: mel.mel_energies(mel.pad_to_context(samples, mel_params), mel_params),
+        input_signature=[tf.TensorSpec([None], tf.float32)],
+    )
+
+
+def clip_examples(
+    row: datasets.ManifestRow, mel_params: mel.MelParams, windows_per_piece: int
+) -> Iterator[examples.Clip]:
+    """Decodes one row of a manifest into its clip examples, one for each piece.
+
+    Raises:
+      MediaError: the file or segment cannot be used; ValueError: its energies do not fit the schema.
+    """
+    start = row.start_seconds or 0.0
+    piece_seconds = windows_per_piece * mel_params.context_seconds
+    with local_copy(row.uri) as path:
+        blocks = media.audio_blocks(
+            path,
+            sample_rate=mel_params.sample_rate,
+            start_seconds=start,
+            end_seconds=row.end_seconds,
+            block_seconds=piece_seconds,
+        )
+        for number, piece in enumerate(cut_on_windows(blocks, mel_params, windows_per_piece)):
+            yield examples.Clip(
+                clip_id=row.clip_id if number == 0 else f"{row.clip_id}+{number}",
+                recording_id=row.recording_id,
+                start_seconds=start + number * piece_seconds,
+                labels=row.labels,
+                fold=row.fold,
+                split=row.split,
+                mel_energy=_mel_energies_function(mel_params)(piece).numpy(),
+            )
+
+
+class _Spool:
+    """Records of one clip, held back until the clip is known to be good; large ones wait on disk."""
+
+    def __init__(self):
+        self._file = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
+
+    def append(self, record: bytes) -> None:
+        pickle.dump(record, self._file)
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        with contextlib.suppress(EOFError):
+            while True:
+                yield pickle.load(self._file)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ReadManifest(beam.DoFn):
+    """(manifest path) -> (shard, (row number, row)) for every row, good or bad."""
+
+    def __init__(self, num_shards: int):
+        self._num_shards = num_shards
+
+    def process(self, path: str):
+        with open_manifest(path) as rows:
+            for row_number, row in rows:
+                yield sampling.stable_hash(row.clip_id) % self._num_shards, (row_number, row)
+
+
+class _ShardTask:
+    """The writing of one shard: good clips to the shard, the others to `failures`, all counted."""
+
+    def __init__(self, settings: _Settings, number: int):
+        self.name = f"clips-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
+        self._settings = settings
+        self._progress = job_output.WorkerProgress(settings.pending_path, self.name)
+        self._num_examples = self._num_windows = 0
+        self._labels: set[str] = set()
+        self._folds: set[str] = set()
+        self._failures: list[dict] = []
+
+    def write(self, rows) -> dict:
+        """Writes the shard; returns its summary for `_collect`."""
+        with job_output.shard_writer(self._settings.pending_path, self.name) as writer:
+            seen: dict[str, int] = {}
+            for row_number, row in sorted(rows, key=lambda numbered: (numbered[1].clip_id, numbered[0])):
+                if isinstance(row, datasets.BadRow):
+                    self._reject(row_number, row, row.reason)
+                elif row.clip_id in seen:
+                    reason = (
+                        f"clip_id {row.clip_id!r} stands in row {seen[row.clip_id]} already, which was kept; "
+                        "give every clip an id of its own."
+                    )
+                    self._reject(row_number, row, reason)
+                else:
+                    seen[row.clip_id] = row_number
+                    self._write_clip(row_number, row, writer)
+        self._progress.write()
+        shard = job_output.finished_shard(self._settings.pending_path, self.name, self._num_examples)
+        return {
+            "shard": dataclasses.asdict(shard),
+            "num_windows": self._num_windows,
+            "labels": sorted(self._labels),
+            "folds": sorted(self._folds),
+            "failures": self._failures,
+        }
+
+    def _write_clip(self, row_number: int, row: datasets.ManifestRow, writer) -> None:
+        settings, num_windows, num_examples = self._settings, 0, 0
+        with contextlib.closing(_Spool()) as spool:
+            try:
+                for clip in clip_examples(row, settings.mel_params, settings.windows_per_piece):
+                    spool.append(examples.encode_clip(clip))
+                    num_examples += 1
+                    num_windows += settings.mel_params.num_windows(len(clip.mel_energy))
+                    self._progress.add()  # a long file, too, notices that the job was cancelled
+            except ValueError as error:  # MediaError is one
+                self._reject(row_number, row, str(error))
+                return
+            for record in spool:
+                writer.write(record)
+        self._num_examples += num_examples
+        self._num_windows += num_windows
+        self._labels.update(row.labels)
+        self._folds.add(row.fold)
+        self._progress.add(clips=1, windows=num_windows)
+
+    def _reject(self, row_number: int, row, reason: str) -> None:
+        self._failures.append(
+            {"row": row_number, "clip_id": row.clip_id, "uri": row.uri, "reason": reason}
+        )
+        self._progress.add(clips=1, failures=1)
+
+
+class _WriteShard(beam.DoFn):
+    """(shard number, its numbered rows) -> the shard and its summary, on disk."""
+
+    def __init__(self, settings: _Settings):
+        self._settings = settings
+
+    def process(self, shard_and_rows):
+        number, rows = shard_and_rows
+        task = _ShardTask(self._settings, number)
+        job_output.write_summary(self._settings.pending_path, task.name, task.write(rows))
+
+
+@dataclasses.dataclass
+class ComputeMelExamples(beam.PTransform):
+    """A collection of manifest paths -> clip examples on disk, and their summaries beside them."""
+
+    settings: _Settings
+
+    def expand(self, manifest_paths):
+        return (
+            manifest_paths
+            | "ReadManifest" >> beam.ParDo(_ReadManifest(self.settings.num_shards))
+            | "GatherShards" >> beam.GroupByKey()
+            | "WriteShards" >> beam.ParDo(_WriteShard(self.settings))
+        )
+
+
+def _count_rows(manifest: str) -> int:
+    """Reads a manifest through. Raises: ManifestError when it cannot be used as a whole."""
+    with open_manifest(manifest) as rows:
+        return sum(1 for _ in rows)
+
+
+def _require_few_failures(failures: list[dict], num_rows: int, max_fraction: float, path: str) -> None:
+    if not failures or (len(failures) <= max_fraction * num_rows and len(failures) < num_rows):
+        return
+    shown = "\n".join(f"  {failure['clip_id']}: {failure['reason']}" for failure in failures[:3])
+    raise job_output.JobError(
+        f"{len(failures)} of {num_rows} clips were rejected, more than the fraction {max_fraction} allowed; "
+        f"nothing was published. All reasons are in {path}. The first:\n{shown}\n"
+        "Mend the manifest or the files, or raise --max-failure-fraction."
+    )
+
+
+def make_examples(
+    manifest: str,
+    output: str,
+    *,
+    mel_preset: str = "audioset",
+    max_clip_seconds: float = 57.6,
+    max_failure_fraction: float = 0.1,
+    num_shards: int = 0,
+    overwrite: bool = False,
+    runner: str = "local",
+    num_workers: int = 0,
+    worker_mode: str = "threads",
+    beam_flags: tuple[str, ...] = (),
+) -> examples.DatasetInfo:
+    """Decodes the clips of a manifest into TFRecords of mel energies.
+
+    The output folder holds the shards, `dataset_info.json`, and `failures.jsonl`: every clip that was
+    rejected, with its reason. Flags that are not of this job go to Apache Beam.
+
+    Args:
+      manifest: the manifest, CSV or JSON Lines, on any Beam file system.
+      output: the folder to make.
+      mel_preset: the front end, `audioset` or `yamnet`.
+      max_clip_seconds: longer clips become several examples, cut on window boundaries.
+      max_failure_fraction: the job fails when more than this fraction of the clips is rejected.
+      num_shards: files to write; 0 for one per 32 clips, at most 1024.
+      overwrite: replace a finished output.
+      runner: `local`, or a Beam runner by name, such as DataflowRunner.
+      num_workers: workers on this machine, 0 for one a core.
+      worker_mode: `threads` or `processes`.
+
+    Returns:
+      The sidecar of the set.
+
+    Raises:
+      ManifestError: the manifest cannot be used as a whole; ValueError: a parameter is out of range;
+      JobError: too many clips were rejected, the output exists, or the pipeline failed.
+    """
+    if max_clip_seconds <= 0 or not 0 <= max_failure_fraction <= 1 or num_shards < 0:
+        raise ValueError(
+            "max_clip_seconds must be positive, max_failure_fraction in [0, 1] and num_shards at least 0, got "
+            f"{max_clip_seconds}, {max_failure_fraction} and {num_shards}."
+        )
+    mel_params = mel.preset(mel_preset)
+    options = running.beam_options(
+        runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
+    )
+    num_rows = _count_rows(manifest)
+    num_shards = num_shards or min(_MAX_SHARDS, -(-num_rows // _CLIPS_PER_SHARD))
+    with job_output.pending_output(output, overwrite=overwrite) as pending:
+        settings = _Settings(manifest, pending.path, mel_params, max_clip_seconds, num_shards)
+        with job_output.progress_bar(pending, description="examples", total=num_rows, unit="clips"):
+            running.run_pipeline(
+                lambda pipeline: (
+                    pipeline | "Manifest" >> beam.Create([manifest]) | ComputeMelExamples(settings)
+                ),
+                options,
+            )
+        summaries = pending.take_summaries()
+        failures = sorted(
+            (failure for summary in summaries for failure in summary["failures"]),
+            key=lambda failure: failure["row"],
+        )
+        path = pending.write_failures(failures)
+        _require_few_failures(failures, num_rows, max_failure_fraction, path)
+        info = examples.DatasetInfo(
+            kind=examples.CLIPS,
+            mel_params=mel_params,
+            shards=tuple(examples.Shard(**summary["shard"]) for summary in summaries),
+            num_windows=sum(summary["num_windows"] for summary in summaries),
+            label_names=tuple(sorted({label for summary in summaries for label in summary["labels"]})),
+            folds=tuple(sorted({fold for summary in summaries for fold in summary["folds"]})),
+            num_failures=len(failures),
+            parameters={"mel_preset": mel_preset, "max_clip_seconds": max_clip_seconds},
+            command=job_output.command_line("examples", manifest, output),
+        )
+        pending.publish(info)
+    return info
+
+
+def run(argv: list[str] | None = None) -> examples.DatasetInfo:
+    """The job from a command line: `python -m tfsound.beam.examples MANIFEST OUTPUT ...`."""
+    parser = argparse.ArgumentParser(prog="tfsound examples", description=arguments.summary(make_examples))
+    arguments.add_arguments(parser, make_examples)
+    return arguments.call(parser, make_examples, argv)
+
+
+if __name__ == "__main__":
+    run()

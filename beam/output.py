@@ -1,0 +1,215 @@
+"""Where a job writes: a pending folder beside the output, which becomes the output when it is whole.
+
+`OUTPUT.partial` holds shards, failures and progress while a job runs. `publish` writes the sidecar and
+moves everything to `OUTPUT`, sidecar last; readers take no folder without one for a data set. Removing
+the pending folder cancels the job: its workers notice and stop.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfsound import examples
+
+FAILURES_NAME = "failures.jsonl"
+# Folders inside the pending one that are not published.
+_PROGRESS = "progress"
+_SUMMARIES = "summaries"
+INDEX = "index"
+_WORK_FOLDERS = (_PROGRESS, _SUMMARIES, INDEX)
+
+
+class JobError(RuntimeError):
+    """A job that could not be finished; the message says why and what to do."""
+
+
+class PendingOutput:
+    """The pending folder of one job.
+
+    Raises:
+      JobError: the output exists and `overwrite` is off, or it is a folder that no job of ours made.
+    """
+
+    def __init__(self, output: str, *, overwrite: bool):
+        self.output = output.rstrip("/")
+        self.path = self.output + ".partial"
+        if tf.io.gfile.exists(self.output):
+            finished = tf.io.gfile.exists(os.path.join(self.output, examples.INFO_NAME))
+            empty = tf.io.gfile.isdir(self.output) and not tf.io.gfile.listdir(self.output)
+            if not finished and not empty:
+                raise JobError(
+                    f"{self.output} exists and is no data set of ours; name another output or remove it."
+                )
+            if finished and not overwrite:
+                raise JobError(f"{self.output} is a finished data set; pass --overwrite to replace it.")
+        self.discard()
+        for name in _WORK_FOLDERS:
+            tf.io.gfile.makedirs(os.path.join(self.path, name))
+
+    def discard(self) -> None:
+        if tf.io.gfile.exists(self.path):
+            tf.io.gfile.rmtree(self.path)
+
+    def write_failures(self, failures: list[dict]) -> str:
+        """Writes `failures.jsonl`, a failure a line; returns its path."""
+        path = os.path.join(self.path, FAILURES_NAME)
+        with tf.io.gfile.GFile(path, "w") as file:
+            for failure in failures:
+                file.write(json.dumps(failure, ensure_ascii=False) + "\n")
+        return path
+
+    def take_summaries(self) -> list[dict]:
+        """What the tasks of a pipeline wrote with `write_summary`, by their names; the next starts anew."""
+        directory = os.path.join(self.path, _SUMMARIES)
+        summaries = []
+        for name in sorted(tf.io.gfile.listdir(directory)):
+            path = os.path.join(directory, name)
+            with tf.io.gfile.GFile(path) as file:
+                summaries.append(json.loads(file.read()))
+            tf.io.gfile.remove(path)
+        return summaries
+
+    def publish(self, info: examples.DatasetInfo) -> None:
+        """Writes the sidecar and moves everything to the output, sidecar last."""
+        for name in _WORK_FOLDERS:
+            tf.io.gfile.rmtree(os.path.join(self.path, name))
+        with tf.io.gfile.GFile(os.path.join(self.path, examples.INFO_NAME), "w") as file:
+            file.write(info.to_json())
+        if tf.io.gfile.exists(self.output):
+            # The sidecar goes first, so that the old set never looks whole while it is being removed.
+            old_info = os.path.join(self.output, examples.INFO_NAME)
+            if tf.io.gfile.exists(old_info):
+                tf.io.gfile.remove(old_info)
+            tf.io.gfile.rmtree(self.output)
+        if "://" not in self.output:
+            os.rename(self.path, self.output)
+            return
+        tf.io.gfile.makedirs(self.output)
+        names = [name for name in tf.io.gfile.listdir(self.path) if name != examples.INFO_NAME]
+        for name in [*names, examples.INFO_NAME]:
+            tf.io.gfile.rename(os.path.join(self.path, name), os.path.join(self.output, name))
+        self.discard()
+
+
+@contextlib.contextmanager
+def pending_output(output: str, *, overwrite: bool) -> Iterator[PendingOutput]:
+    """A `PendingOutput` that an interruption removes; after an error it stays, with its failures."""
+    pending = PendingOutput(output, overwrite=overwrite)
+    try:
+        yield pending
+    except KeyboardInterrupt:
+        pending.discard()
+        raise
+
+
+@contextlib.contextmanager
+def shard_writer(pending_path: str, name: str) -> Iterator[tf.io.TFRecordWriter]:
+    """A writer of one shard, which appears under its name only when it is complete.
+
+    A task may run twice, even at once; each try writes a file of its own, and the last rename wins.
+    """
+    path = os.path.join(pending_path, name)
+    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
+    try:
+        with tf.io.TFRecordWriter(temporary) as writer:
+            yield writer
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    except tf.errors.OpError as error:
+        # The commonest reason is a full disk, and this message names it.
+        raise JobError(f"{path} cannot be written: {error.message}; nothing was published.") from error
+
+
+def finished_shard(pending_path: str, name: str, num_examples: int) -> examples.Shard:
+    """What the sidecar says of a shard that `shard_writer` has written."""
+    num_bytes = tf.io.gfile.stat(os.path.join(pending_path, name)).length
+    return examples.Shard(name, num_examples, num_bytes)
+
+
+def write_summary(pending_path: str, name: str, summary: dict) -> None:
+    """What a task has to report, kept until the launching process reads it."""
+    with tf.io.gfile.GFile(os.path.join(pending_path, _SUMMARIES, name + ".json"), "w") as file:
+        file.write(json.dumps(summary))
+
+
+class WorkerProgress:
+    """What one task of a worker has done so far, written where the launching process can read it."""
+
+    def __init__(self, pending_path: str, task: str):
+        self._pending_path = pending_path
+        self._path = os.path.join(pending_path, _PROGRESS, task)
+        self._counts: dict[str, int] = {}
+        self._written_at = time.monotonic()
+
+    def add(self, **counts: int) -> None:
+        """Adds to the counts. Raises: JobError when the job was cancelled."""
+        for name, count in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + count
+        # Half a second locally is often enough for eyes; object stores are spared.
+        interval = 10.0 if "://" in self._path else 0.5
+        if time.monotonic() - self._written_at > interval:
+            self.write()
+
+    def write(self) -> None:
+        if not tf.io.gfile.isdir(self._pending_path):
+            raise JobError(f"cancelled: {self._pending_path} was removed.")
+        temporary = f"{self._path}.{threading.get_ident()}.tmp"
+        with tf.io.gfile.GFile(temporary, "w") as file:
+            file.write(json.dumps(self._counts))
+        tf.io.gfile.rename(temporary, self._path, overwrite=True)
+        self._written_at = time.monotonic()
+
+
+def _sum_progress(pending_path: str) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    directory = os.path.join(pending_path, _PROGRESS)
+    for name in tf.io.gfile.listdir(directory):
+        if name.endswith(".tmp"):
+            continue
+        with tf.io.gfile.GFile(os.path.join(directory, name)) as file:
+            counts = json.loads(file.read())
+        for key, count in counts.items():
+            totals[key] = totals.get(key, 0) + count
+    return totals
+
+
+def command_line(job: str, *positional: str) -> str:
+    """The command that repeats this job: as it was typed, or as it would be from a notebook."""
+    if os.path.basename(sys.argv[0]) == "tfsound":
+        return shlex.join(["tfsound", *sys.argv[1:]])
+    return shlex.join(["tfsound", job, *positional])
+
+
+@contextlib.contextmanager
+def progress_bar(pending: PendingOutput, *, description: str, total: int, unit: str) -> Iterator[None]:
+    """Shows what all workers have done: count of `unit`, rate, time left, and the other counts."""
+    done = threading.Event()
+    interval = 10.0 if "://" in pending.path else 0.5
+    bar = tqdm(total=total, desc=description, unit=f" {unit}", mininterval=interval, dynamic_ncols=True)
+
+    def refresh():
+        with contextlib.suppress(tf.errors.OpError):  # a file renamed, or a job discarded, as we look
+            counts = _sum_progress(pending.path)
+            bar.n = counts.pop(unit, 0)
+            bar.set_postfix(counts)
+
+    def poll():
+        while not done.wait(interval):
+            refresh()
+
+    poller = threading.Thread(target=poll, daemon=True)
+    poller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        poller.join()
+        refresh()
+        bar.close()

@@ -1,0 +1,411 @@
+"""The TFRecord contract: schemas of clip and triplet examples, their sidecar, their tf.data readers.
+
+A data set is a folder of TFRecord shards and one `dataset_info.json`, which is written last: a folder
+without it is not a data set, whatever else lies in it. Every reader checks the sidecar (schema version,
+mel parameters, the shards and their sizes) before the first record is read.
+
+Conventions: mel energies are little-endian float16, (frames, mel_bins): energies, not logs, because the
+constraints of the 2018 paper need energies. Times are seconds from the start of the recording.
+Strings are UTF-8.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tfsound import mel
+
+SCHEMA_VERSION = 1
+INFO_NAME = "dataset_info.json"
+CLIPS = "clips"
+TRIPLETS = "triplets"
+
+
+class DatasetError(ValueError):
+    """A folder of examples that is missing, incomplete, damaged or made with other parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One TFRecord file of a data set: its name in the folder, its records, its bytes."""
+
+    name: str
+    num_examples: int
+    num_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """The sidecar of a data set.
+
+    `kind` is `CLIPS` or `TRIPLETS`; `folds` and `label_names` are those that occur, sorted;
+    `num_windows` counts context windows without overlap; `parameters` are the job's own and `command`
+    is what made the set.
+    """
+
+    kind: str
+    mel_params: mel.MelParams
+    shards: tuple[Shard, ...]
+    num_windows: int
+    label_names: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
+    num_failures: int = 0
+    parameters: dict = dataclasses.field(default_factory=dict)
+    command: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def num_examples(self) -> int:
+        return sum(shard.num_examples for shard in self.shards)
+
+    def to_json(self) -> str:
+        fields = dataclasses.asdict(self) | {"num_examples": self.num_examples}
+        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "DatasetInfo":
+        """Raises: DatasetError naming `where` when the text is not a sidecar of this schema."""
+        try:
+            fields = json.loads(text)
+            version = fields["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(
+                f"{where} is not a sidecar of tfsound ({error!r}); make the set again."
+            ) from error
+        if version != SCHEMA_VERSION:
+            raise DatasetError(
+                f"{where} has schema version {version!r}, this tfsound reads {SCHEMA_VERSION}; "
+                "make the set again with this version."
+            )
+        try:
+            del fields["num_examples"]
+            fields["mel_params"] = mel.MelParams.from_dict(fields["mel_params"])
+            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+            fields["label_names"] = tuple(fields["label_names"])
+            fields["folds"] = tuple(fields["folds"])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{where} lacks or garbles a field: {error}; make the set again.") from error
+
+
+def read_dataset_info(directory: str, *, kind: str) -> DatasetInfo:
+    """Reads and checks a data set's sidecar.
+
+    Raises:
+      DatasetError: no such folder; no sidecar (an interrupted job); another kind or schema version; a
+        shard that is missing or has another size than the job wrote.
+    """
+    path = os.path.join(directory, INFO_NAME)
+    if not tf.io.gfile.isdir(directory):
+        raise DatasetError(f"{directory} is not a folder; expected a folder of {kind} examples.")
+    if not tf.io.gfile.exists(path):
+        raise DatasetError(
+            f"{directory} holds no {INFO_NAME}: it is not a finished set of {kind} examples. "
+            "Run the job that makes it (again)."
+        )
+    with tf.io.gfile.GFile(path) as file:
+        info = DatasetInfo.from_json(file.read(), path)
+    if info.kind != kind:
+        raise DatasetError(f"{directory} holds {info.kind} examples, expected {kind}.")
+    for shard in info.shards:
+        shard_path = os.path.join(directory, shard.name)
+        found = tf.io.gfile.stat(shard_path).length if tf.io.gfile.exists(shard_path) else None
+        if found != shard.num_bytes:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise DatasetError(
+                f"{shard_path} {state}, expected {shard.num_bytes} bytes; copy it again or make the set again."
+            )
+    return info
+
+
+def read_records(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yields (byte offset of the payload, payload) of each record of a TFRecord file.
+
+    Raises:
+      DatasetError: the file is damaged; the message names it and the last good record.
+    """
+    offset, count = 0, 0
+    try:
+        for payload in tf.data.TFRecordDataset(path, buffer_size=1 << 20).as_numpy_iterator():
+            yield offset + 12, payload  # after the 8-byte length and its 4-byte checksum
+            offset += 16 + len(payload)
+            count += 1
+    except tf.errors.OpError as error:
+        raise DatasetError(
+            f"{path} is damaged after record {count} ({error.message.splitlines()[0]}); "
+            "copy it again or make the set again."
+        ) from error
+
+
+def require_undamaged(directory: str, info: DatasetInfo) -> None:
+    """Reads every record of a set, checksums included. Raises: DatasetError naming a damaged shard."""
+    for shard in info.shards:
+        path = os.path.join(directory, shard.name)
+        found = sum(1 for _ in read_records(path))
+        if found != shard.num_examples:
+            raise DatasetError(f"{path} holds {found} records, expected {shard.num_examples}; make it again.")
+
+
+# Encoding. Serialisation is deterministic, so that equal examples are equal bytes.
+
+
+def _bytes_feature(*values: str | bytes) -> tf.train.Feature:
+    encoded = [value.encode() if isinstance(value, str) else value for value in values]
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
+
+
+def _float_feature(value: float) -> tf.train.Feature:
+    return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+
+
+def _serialize(features: dict[str, tf.train.Feature]) -> bytes:
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def encode_mel_energy(energies: np.ndarray) -> bytes:
+    """Mel energies, (frames, mel_bins), as little-endian float16.
+
+    Raises:
+      ValueError: energies beyond float16 (a waveform far beyond [-1, 1]).
+    """
+    with np.errstate(over="ignore"):
+        half = np.asarray(energies).astype("<f2")
+    if not np.isfinite(half).all():
+        raise ValueError(
+            f"mel energies reach {np.max(energies):.3g}, beyond float16; expected a waveform within [-1, 1]: "
+            "scale the recording down."
+        )
+    return half.tobytes()
+
+
+def decode_mel_energy(data: bytes, mel_bins: int) -> np.ndarray:
+    """The inverse of `encode_mel_energy`: float16, (frames, mel_bins)."""
+    return np.frombuffer(data, "<f2").reshape(-1, mel_bins)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip example. `mel_energy` is (num_frames, mel_bins); `labels` may be empty."""
+
+    clip_id: str
+    recording_id: str
+    start_seconds: float
+    labels: tuple[str, ...]
+    fold: str
+    split: str
+    mel_energy: np.ndarray
+
+
+def encode_clip(clip: Clip) -> bytes:
+    """A `tf.train.Example` of a clip; raises as `encode_mel_energy` does."""
+    return _serialize(
+        {
+            "clip_id": _bytes_feature(clip.clip_id),
+            "recording_id": _bytes_feature(clip.recording_id),
+            "start_seconds": _float_feature(clip.start_seconds),
+            "labels": _bytes_feature(*clip.labels),
+            "fold": _bytes_feature(clip.fold),
+            "split": _bytes_feature(clip.split),
+            "num_frames": tf.train.Feature(
+                int64_list=tf.train.Int64List(value=[len(clip.mel_energy)])
+            ),
+            "mel_energy": _bytes_feature(encode_mel_energy(clip.mel_energy)),
+        }
+    )  # fmt: skip
+
+
+def decode_clip(record: bytes, mel_bins: int) -> Clip:
+    """The inverse of `encode_clip`, in NumPy. Raises: DatasetError for anything that is no clip."""
+    try:
+        feature = tf.train.Example.FromString(record).features.feature
+        energies = decode_mel_energy(feature["mel_energy"].bytes_list.value[0], mel_bins)
+        clip = Clip(
+            clip_id=feature["clip_id"].bytes_list.value[0].decode(),
+            recording_id=feature["recording_id"].bytes_list.value[0].decode(),
+            start_seconds=feature["start_seconds"].float_list.value[0],
+            labels=tuple(label.decode() for label in feature["labels"].bytes_list.value),
+            fold=feature["fold"].bytes_list.value[0].decode(),
+            split=feature["split"].bytes_list.value[0].decode(),
+            mel_energy=energies,
+        )
+        num_frames = feature["num_frames"].int64_list.value[0]
+    except Exception as error:  # protobuf's DecodeError is no ValueError in every implementation
+        raise DatasetError(f"a record is no clip example of schema {SCHEMA_VERSION}: {error!r}") from error
+    if len(energies) != num_frames:
+        raise DatasetError(f"clip {clip.clip_id!r} says {num_frames} frames and holds {len(energies)}.")
+    return clip
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowRef:
+    """Which context window: of which clip, and when it starts in the recording."""
+
+    clip_id: str
+    recording_id: str
+    start_seconds: float
+
+
+def encode_triplet(
+    windows: tuple[bytes, bytes, bytes],
+    refs: tuple[WindowRef, WindowRef, WindowRef],
+    constraint: str,
+) -> bytes:
+    """A `tf.train.Example` of anchor, positive, negative.
+
+    Args:
+      windows: mel energies of each, as `encode_mel_energy` gives them.
+      refs: where each comes from. The recordings let a batch tell which of its negatives may serve
+        which anchor.
+      constraint: the semantic constraint that vouches for it, such as `proximity`.
+    """
+    features = {"constraint": _bytes_feature(constraint)}
+    for role, window, ref in zip(("anchor", "positive", "negative"), windows, refs, strict=True):
+        features[role] = _bytes_feature(window)
+        features[f"{role}_clip_id"] = _bytes_feature(ref.clip_id)
+        features[f"{role}_recording_id"] = _bytes_feature(ref.recording_id)
+        features[f"{role}_start_seconds"] = _float_feature(ref.start_seconds)
+    return _serialize(features)
+
+
+# Reading.
+
+
+def _shard_paths(directories: list[str], infos: list[DatasetInfo]) -> list[str]:
+    return [
+        os.path.join(directory, shard.name)
+        for directory, info in zip(directories, infos, strict=True)
+        for shard in info.shards
+        if shard.num_examples
+    ]
+
+
+def iter_clips(directory: str, *, folds: tuple[str, ...] = ()) -> Iterator[Clip]:
+    """Yields the clips of a set in the order of its shards, of all folds or of those named.
+
+    Raises:
+      DatasetError: see `read_dataset_info` and `read_records`; a fold that the set does not have.
+    """
+    info = read_dataset_info(directory, kind=CLIPS)
+    require_folds(info, folds, directory)
+    for path in _shard_paths([directory], [info]):
+        for _, record in read_records(path):
+            clip = decode_clip(record, info.mel_params.mel_bins)
+            if not folds or clip.fold in folds:
+                yield clip
+
+
+def require_folds(info: DatasetInfo, folds: tuple[str, ...], where: str) -> None:
+    """Raises: DatasetError when a fold is asked for that no clip has."""
+    unknown = sorted(set(folds) - set(info.folds))
+    if unknown:
+        raise DatasetError(f"fold {unknown[0]!r} does not occur in {where}; it has {list(info.folds)}.")
+
+
+def read_triplet_infos(
+    directories: list[str], mel_params: mel.MelParams | None = None
+) -> tuple[mel.MelParams, int]:
+    """Checks that triplet sets may be trained on together.
+
+    Returns:
+      The mel parameters that they share, and the number of triplets in all.
+
+    Raises:
+      DatasetError: no set, an empty one; see also `read_dataset_info`.
+      ValueError: sets of different mel parameters.
+    """
+    if not directories:
+        raise DatasetError("no set of triplets was given; name at least one folder.")
+    infos = [read_dataset_info(directory, kind=TRIPLETS) for directory in directories]
+    mel_params = mel_params or infos[0].mel_params
+    for directory, info in zip(directories, infos, strict=True):
+        mel_params.require_equal(info.mel_params, directory)
+        if not info.num_examples:
+            raise DatasetError(f"{directory} holds no triplet.")
+    return mel_params, sum(info.num_examples for info in infos)
+
+
+def parse_triplets(records: tf.Tensor, mel_params: mel.MelParams) -> dict[str, tf.Tensor]:
+    """Parses a batch of serialised triplets.
+
+    Args:
+      records: string, (batch,).
+
+    Returns:
+      `anchor`, `positive`, `negative`: log-mel, float32, (batch, context_frames, mel_bins);
+      `anchor_recording`, `negative_recording`: int64, (batch,), fingerprints of the recording ids.
+    """
+    strings = ("anchor", "positive", "negative", "anchor_recording_id", "negative_recording_id")
+    parsed = tf.io.parse_example(
+        records, {name: tf.io.FixedLenFeature([], tf.string) for name in strings}
+    )
+    shape = [-1, mel_params.context_frames, mel_params.mel_bins]
+    batch = {
+        role: mel.log_mel(
+            tf.reshape(tf.io.decode_raw(parsed[role], tf.float16, little_endian=True), shape), mel_params
+        )
+        for role in ("anchor", "positive", "negative")
+    }
+    for role in ("anchor", "negative"):
+        batch[f"{role}_recording"] = tf.strings.to_hash_bucket_fast(parsed[f"{role}_recording_id"], 2**62)
+    return batch
+
+
+def triplet_dataset(
+    directories: list[str],
+    *,
+    batch_size: int,
+    mel_params: mel.MelParams | None = None,
+    seed: int = 0,
+    first_batch: int = 0,
+    shuffle_block: int = 1024,
+) -> tf.data.Dataset:
+    """An endless, reproducible stream of triplet batches, each epoch in another order.
+
+    Every epoch shuffles the shards, reads several at once and shuffles blocks of records, all seeded by
+    (seed, epoch). The stream continues over the ends of epochs, so no triplet is left out and every
+    batch is full.
+
+    Args:
+      directories: triplet sets of the same mel parameters; merging is listing.
+      first_batch: where to start: the batch that an uninterrupted stream would give next.
+
+    Returns:
+      A data set of `parse_triplets` batches.
+
+    Raises:
+      DatasetError, ValueError: see `read_triplet_infos`; also a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    mel_params, num_triplets = read_triplet_infos(directories, mel_params)
+    infos = [read_dataset_info(directory, kind=TRIPLETS) for directory in directories]
+    paths = tf.constant(_shard_paths(directories, infos))
+    first_epoch, records_done = divmod(first_batch * batch_size, num_triplets)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        shuffled = tf.random.experimental.stateless_shuffle(paths, seed=key)
+        records = tf.data.Dataset.from_tensor_slices(shuffled).interleave(
+            tf.data.TFRecordDataset, cycle_length=8, block_length=1, num_parallel_calls=2, deterministic=True
+        )
+
+        def shuffled_block(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
+            return tf.random.experimental.stateless_shuffle(block, seed=key + tf.stack([number + 1, 0]))
+
+        # Blocks, each shuffled by a key of its own: `Dataset.shuffle` takes no seed that differs by epoch.
+        blocks = records.batch(shuffle_block).enumerate().map(shuffled_block, num_parallel_calls=2)
+        return blocks.unbatch()
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    return (
+        epochs.flat_map(one_epoch)
+        .skip(records_done)
+        .batch(batch_size, drop_remainder=True)
+        .map(lambda records: parse_triplets(records, mel_params), num_parallel_calls=2)
+        .prefetch(2)
+    )

@@ -1,0 +1,90 @@
+"""Models to train, one for each objective: `keras.Model`s whose `train_step` reads as the algorithm.
+
+They work with `model.fit` alone and under `tf.distribute.MirroredStrategy`, where negatives come from the
+global batch of all replicas and the gradients are those of one device with the global batch.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfsound import losses
+
+
+def all_replicas(tensor: tf.Tensor) -> tf.Tensor:
+    """The rows of all replicas, in their order: (global_batch, ...). Gradients flow back through it."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tensor
+    return tf.distribute.get_replica_context().all_gather(tensor, axis=0)
+
+
+def per_replica(loss: tf.Tensor) -> tf.Tensor:
+    """A replica's share of the mean over replicas; the gradients of all replicas are summed."""
+    return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+
+class TripletModel(keras.Model):
+    """Learns an encoder from triplets.
+
+    Args:
+      audio_encoder: log-mel (batch, frames, mel_bins) -> unit-norm (batch, embedding_dim).
+      margin: delta of equation 1.
+      semi_hard: reassign negatives within the batch (section 3.1), or keep each triplet's own. A candidate
+        of an anchor's own recording never serves it.
+
+    Batches are those of `examples.triplet_dataset`. Source: Jansen et al. 2018, sections 3.1 and 4.2.
+    """
+
+    def __init__(self, audio_encoder: keras.Model, *, margin: float = 0.1, semi_hard: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        if margin < 0:
+            raise ValueError(f"margin must be at least 0, got {margin}.")
+        self.audio_encoder = audio_encoder
+        self.margin = margin
+        self.semi_hard = semi_hard
+        self._loss_mean = keras.metrics.Mean("loss")
+        self._positive_distance = keras.metrics.Mean("positive_distance")
+        self._negative_distance = keras.metrics.Mean("negative_distance")
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [self._loss_mean, self._positive_distance, self._negative_distance]
+
+    def call(self, log_mel: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Embeddings, (batch, embedding_dim)."""
+        return self.audio_encoder(log_mel, training=training)
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            anchor, positive, negative = self.embed_triplets(batch, training=True)
+            loss = self.batch_loss(batch, anchor, positive, negative)
+            share = per_replica(loss)
+        gradients = tape.gradient(share, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return self._updated_metrics(loss, anchor, positive, negative)
+
+    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        anchor, positive, negative = self.embed_triplets(batch, training=False)
+        loss = self.batch_loss(batch, anchor, positive, negative)
+        return self._updated_metrics(loss, anchor, positive, negative)
+
+    def embed_triplets(self, batch: dict[str, tf.Tensor], *, training: bool) -> list[tf.Tensor]:
+        """Embeddings of anchor, positive and negative, in one pass, so that they share batch statistics."""
+        windows = tf.concat([batch["anchor"], batch["positive"], batch["negative"]], axis=0)
+        return tf.split(self(windows, training=training), 3)
+
+    def batch_loss(
+        self, batch: dict[str, tf.Tensor], anchor: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor
+    ) -> tf.Tensor:
+        """The mean loss of this replica's rows, against negatives of all replicas where mined."""
+        if not self.semi_hard:
+            return losses.triplet_loss(anchor, positive, negative, margin=self.margin)
+        is_negative = batch["anchor_recording"][:, None] != all_replicas(batch["negative_recording"])
+        return losses.semi_hard_triplet_loss(
+            anchor, positive, all_replicas(negative), is_negative, margin=self.margin
+        )
+
+    def _updated_metrics(self, loss, anchor, positive, negative) -> dict[str, tf.Tensor]:
+        self._loss_mean.update_state(loss)
+        self._positive_distance.update_state(losses.row_squared_distances(anchor, positive))
+        self._negative_distance.update_state(losses.row_squared_distances(anchor, negative))
+        return {metric.name: metric.result() for metric in self.metrics}

@@ -1,0 +1,335 @@
+"""One training run: data, devices, checkpoints, logs, resumption.
+
+A run's folder holds `config.json` (what it was asked for), `checkpoints/`, `log.csv`, `tensorboard/`, and
+at the end `encoder.keras` with `encoder.json`. Each file or folder appears under its name only when it is
+complete, so a run killed at any moment resumes from its last checkpoint when it is started again.
+"""
+
+import csv
+import dataclasses
+import functools
+import json
+import math
+import os
+import shutil
+
+import keras
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfsound import examples, mel, models, networks
+
+ENCODER_NAME = "encoder.keras"
+ENCODER_INFO_NAME = "encoder.json"
+_CONFIG_NAME = "config.json"
+_CHECKPOINTS = "checkpoints"
+LOG_NAME = "log.csv"
+_KEPT_CHECKPOINTS = 2
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot start or go on; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """What a finished run says: its folder, its steps, the means over its last checkpoint interval."""
+
+    output: str
+    num_steps: int
+    final: dict[str, float]
+
+
+@functools.cache
+def strategy() -> tf.distribute.Strategy:
+    """MirroredStrategy over all accelerators (or logical CPU devices) where there are several.
+
+    One object a process: a second MirroredStrategy may deadlock with the first.
+    """
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def _write_json(path: str, fields: dict) -> None:
+    temporary = path + ".tmp"
+    with open(temporary, "w") as file:
+        json.dump(fields, file, indent=1, sort_keys=True)
+    os.replace(temporary, path)
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves model and optimizer at the end of each epoch, atomically; keeps the last two.
+
+    Args:
+      directory: where checkpoints lie, `step-<number>` each.
+    """
+
+    def __init__(self, directory: str):
+        super().__init__()
+        self._directory = directory
+        os.makedirs(directory, exist_ok=True)
+
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, ascending."""
+        names = [name.removeprefix("step-") for name in os.listdir(self._directory)]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def _path(self, step: int) -> str:
+        return os.path.join(self._directory, f"step-{step:08d}")
+
+    def restore(self, model: keras.Model) -> int:
+        """Loads the last checkpoint into a built model and optimizer; returns its step, 0 for none."""
+        steps = self.steps()
+        if not steps:
+            return 0
+        model.load_weights(os.path.join(self._path(steps[-1]), "model.weights.h5"))
+        return steps[-1]
+
+    def save(self) -> None:
+        step = int(self.model.optimizer.iterations)
+        if step in self.steps():
+            return
+        temporary = self._path(step) + ".tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(temporary)
+        self.model.save_weights(os.path.join(temporary, "model.weights.h5"))
+        os.rename(temporary, self._path(step))
+        for old in self.steps()[:-_KEPT_CHECKPOINTS]:
+            shutil.rmtree(self._path(old))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+        self.save()
+
+
+class _Progress(keras.callbacks.Callback):
+    """One bar over all steps: rate, time left, loss."""
+
+    def __init__(self, first_step: int, num_steps: int):
+        super().__init__()
+        self._bar = tqdm(total=num_steps, initial=first_step, desc="train", unit=" steps", dynamic_ncols=True)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None):
+        self._bar.update()
+        if batch % 10 == 0:
+            self._bar.set_postfix({name: f"{float(value):.4f}" for name, value in (logs or {}).items()})
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Watch(keras.callbacks.Callback):
+    """Adds the learning rate to what the loggers write, before them; stops a run that has diverged."""
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+        if not all(math.isfinite(float(value)) for value in logs.values()):
+            raise TrainingError(f"the loss is no longer a number in epoch {epoch} ({logs}); lower learning_rate.")
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+def _drop_rows_from(log_path: str, first_epoch: int) -> None:
+    """Removes from a log the epochs that a resumed run does again."""
+    if not os.path.exists(log_path):
+        return
+    with open(log_path, newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    with open(log_path + ".tmp", "w", newline="") as file:
+        csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) < first_epoch)])
+    os.replace(log_path + ".tmp", log_path)
+
+
+def _open_run(output: str, config: dict, overwrite: bool) -> None:
+    """Makes the run's folder, or takes up one that was begun with the same configuration."""
+    path = os.path.join(output, _CONFIG_NAME)
+    if overwrite and os.path.exists(path):
+        shutil.rmtree(output)
+    if os.path.exists(os.path.join(output, ENCODER_INFO_NAME)):
+        raise TrainingError(f"{output} is a finished run; pass --overwrite to train it anew.")
+    if os.path.exists(path):
+        with open(path) as file:
+            begun = json.load(file)
+        different = sorted(key for key in config if begun.get(key) != config[key])
+        if different:
+            shown = ", ".join(f"{key}: {begun.get(key)!r} then, {config[key]!r} now" for key in different)
+            raise TrainingError(
+                f"{output} was begun with other settings ({shown}); resume with the same, or pass --overwrite."
+            )
+    elif os.path.isdir(output) and os.listdir(output):
+        raise TrainingError(f"{output} exists and is no training run; name another output.")
+    os.makedirs(output, exist_ok=True)
+    _write_json(path, config)
+
+
+def learning_rate_schedule(learning_rate: float, num_steps: int, decay: str):
+    """A constant rate, or a half cosine from it to 0 over `num_steps`. Raises: ValueError otherwise."""
+    if decay == "constant":
+        return learning_rate
+    if decay == "cosine":
+        return keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)
+    raise ValueError(f"learning_rate_decay must be 'constant' or 'cosine', got {decay!r}.")
+
+
+def train(
+    triplets: list[str],
+    output: str,
+    *,
+    encoder: str = "resnet_small",
+    embedding_dim: int = networks.EMBEDDING_DIM,
+    num_steps: int = 1000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    learning_rate_decay: str = "cosine",
+    margin: float = 0.1,
+    semi_hard: bool = True,
+    precision: str = "float32",
+    steps_per_checkpoint: int = 100,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> TrainingRun:
+    """Trains an encoder on triplets, on all devices of this machine; resumes a run that was cut off.
+
+    The paper trains ResNet-50 with Adam at a constant 1e-4 with mining (section 4.2): `--encoder resnet50
+    --learning-rate 1e-4 --learning-rate-decay constant`.
+
+    Args:
+      triplets: folders of triplet examples; several are merged.
+      output: the run's folder.
+      encoder: `resnet_small` for CPUs, `resnet50` as in the 2018 paper.
+      embedding_dim: length of an embedding.
+      num_steps: optimizer steps in all.
+      batch_size: triplets a step, over all devices.
+      learning_rate: Adam's, at the start.
+      learning_rate_decay: `cosine` to 0 over all steps, or `constant`.
+      margin: how much farther a negative must be than the positive, in squared distance.
+      semi_hard: reassign negatives within the batch to the closest that is farther than the positive.
+      precision: `float32` or `bfloat16`.
+      steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
+      seed: of initial weights and of the order of the data.
+      overwrite: remove an earlier run in the output folder.
+
+    Returns:
+      The run's summary.
+
+    Raises:
+      DatasetError: triplets that are missing, damaged or do not fit together; ValueError: a parameter is
+      out of range; TrainingError: the folder holds another run, or the loss is no longer a number.
+    """
+    config = dict(locals(), triplets=list(triplets))
+    del config["output"], config["overwrite"]
+    _require_valid(config)
+    mel_params, num_triplets = examples.read_triplet_infos(list(triplets))
+    if batch_size > num_triplets:
+        raise ValueError(f"batch_size {batch_size} exceeds the {num_triplets} triplets; lower it or sample more.")
+    _open_run(output, config, overwrite)
+
+    keras.utils.set_random_seed(seed)
+    with strategy().scope():
+        model = _compiled_model(config, mel_params)
+        checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
+        first_step = checkpoints.restore(model)
+    _fit(model, checkpoints, first_step, config, mel_params, output)
+    save_encoder(model.audio_encoder, mel_params, output, config)
+    return TrainingRun(output, num_steps, final=read_log(output)[-1])
+
+
+def _require_valid(config: dict) -> None:
+    for name in ("num_steps", "batch_size", "steps_per_checkpoint", "embedding_dim"):
+        if config[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {config[name]}.")
+    if not config["learning_rate"] > 0:
+        raise ValueError(f"learning_rate must be positive, got {config['learning_rate']}.")
+    if config["precision"] not in PRECISIONS:
+        raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {config['precision']!r}.")
+    num_replicas = strategy().num_replicas_in_sync
+    if config["batch_size"] % num_replicas:
+        raise ValueError(
+            f"batch_size must be a multiple of the {num_replicas} devices, got {config['batch_size']}."
+        )
+
+
+def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.TripletModel:
+    audio_encoder = networks.build_encoder(
+        config["encoder"],
+        input_shape=(mel_params.context_frames, mel_params.mel_bins),
+        embedding_dim=config["embedding_dim"],
+        dtype_policy=PRECISIONS[config["precision"]],
+    )
+    model = models.TripletModel(audio_encoder, margin=config["margin"], semi_hard=config["semi_hard"])
+    rate = learning_rate_schedule(
+        config["learning_rate"], config["num_steps"], config["learning_rate_decay"]
+    )
+    # XLA fails under MirroredStrategy, and on CPUs it costs more than it saves.
+    model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=False)
+    model.build((None, mel_params.context_frames, mel_params.mel_bins))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _fit(model, checkpoints: Checkpoints, first_step: int, config: dict, mel_params, output: str) -> None:
+    """Trains from `first_step`, where the last epoch ended, to the end. An epoch is a checkpoint interval."""
+    num_steps, interval = config["num_steps"], min(config["steps_per_checkpoint"], config["num_steps"])
+    num_epochs, rest = divmod(num_steps, interval)
+    first_epoch = -(-first_step // interval)
+    # (first epoch, end, steps an epoch): the whole epochs left, then the shorter last one, if any.
+    stretches = [(first_epoch, num_epochs, interval), (max(first_epoch, num_epochs), num_epochs + 1, rest)]
+    log_path = os.path.join(output, LOG_NAME)
+    _drop_rows_from(log_path, first_epoch)
+    progress = _Progress(first_step, num_steps)
+    callbacks = [
+        _Watch(),
+        checkpoints,
+        keras.callbacks.CSVLogger(log_path, append=True),
+        keras.callbacks.TensorBoard(os.path.join(output, "tensorboard")),
+        progress,
+    ]
+    try:
+        for epoch, end, steps in stretches:
+            if epoch >= end or not steps:
+                continue
+            data = examples.triplet_dataset(
+                config["triplets"], batch_size=config["batch_size"], seed=config["seed"],
+                mel_params=mel_params, first_batch=epoch * interval,
+            )  # fmt: skip
+            model.fit(
+                data, initial_epoch=epoch, epochs=end, steps_per_epoch=steps, verbose=0, callbacks=callbacks
+            )
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        for directory in config["triplets"]:
+            info = examples.read_dataset_info(directory, kind=examples.TRIPLETS)
+            examples.require_undamaged(directory, info)
+        raise
+    finally:
+        progress.close()
+
+
+def read_log(run: str) -> list[dict[str, float]]:
+    """The rows of a run's log, one for each checkpoint interval."""
+    with open(os.path.join(run, LOG_NAME), newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def save_encoder(encoder: keras.Model, mel_params: mel.MelParams, output: str, config: dict) -> None:
+    """Writes `encoder.keras`, and then `encoder.json`, which marks the run as finished."""
+    path = os.path.join(output, ENCODER_NAME)
+    temporary = os.path.join(output, "tmp-" + ENCODER_NAME)
+    encoder.save(temporary)
+    os.replace(temporary, path)
+    info = {"mel_params": mel_params.to_dict(), "config": config}
+    _write_json(os.path.join(output, ENCODER_INFO_NAME), info)
+
+
+def load_encoder(run: str) -> tuple[keras.Model, mel.MelParams]:
+    """The encoder of a finished run, and the front end that it was trained with.
+
+    Raises:
+      TrainingError: no such run, or one that is not finished.
+    """
+    info_path = os.path.join(run, ENCODER_INFO_NAME)
+    if not os.path.exists(info_path):
+        state = "was not finished; train it to its end" if os.path.isdir(run) else "does not exist"
+        raise TrainingError(f"{run} holds no trained encoder ({ENCODER_INFO_NAME}): it {state}.")
+    with open(info_path) as file:
+        mel_params = mel.MelParams.from_dict(json.load(file)["mel_params"])
+    return keras.saving.load_model(os.path.join(run, ENCODER_NAME), compile=False), mel_params
