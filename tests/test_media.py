@@ -1,4 +1,4 @@
-"""Good media: every format against the sound it was made from; resampling, segments, blocks, clocks, memory."""
+"""Good media: every format against the sound it was made from; rates, segments, blocks, clocks, memory."""
 
 import os
 import struct
@@ -33,7 +33,7 @@ def write_av(path, waveform, rate, codec, sample_format, *, layout="mono", late=
             pictures = container.add_stream("mpeg4", rate=25)
             pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"
         stream = container.add_stream(codec, rate=rate, layout=layout)
-        stream.format = sample_format
+        stream.format, stream.bit_rate = sample_format, 128_000
         stream.codec_context.open()
         if video:
             for index in range(25):
@@ -61,7 +61,8 @@ def assert_is_sine(waveform, seconds, rate=16_000, hz=440.0, shift_seconds=0.005
     spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform))))
     assert spectrum.argmax() * rate / len(waveform) == pytest.approx(hz, abs=rate / len(waveform))
     middle = waveform[int(0.25 * len(waveform)) : int(0.75 * len(waveform))]
-    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(AMPLITUDE, rel=0.02)
+    # LAME takes 5 %.
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(AMPLITUDE, rel=0.06)
     expected = sine(seconds, rate, hz)
     padded = np.pad(waveform, round(shift_seconds * rate))
     errors = [
@@ -72,10 +73,12 @@ def assert_is_sine(waveform, seconds, rate=16_000, hz=440.0, shift_seconds=0.005
 
 
 PCM = [
-    ("WAV", "PCM_U8", 1 / 128), ("WAV", "PCM_16", 1 / 2**15), ("WAV", "PCM_24", 1 / 2**23), ("WAV", "PCM_32", 1e-7),
-    ("WAV", "FLOAT", 1e-7), ("WAV", "DOUBLE", 1e-7), ("WAV", "ULAW", 0.02), ("WAV", "ALAW", 0.02),
-    ("WAVEX", "PCM_24", 1 / 2**23), ("RF64", "PCM_16", 1 / 2**15), ("AIFF", "PCM_16", 1 / 2**15),
-    ("AIFF", "FLOAT", 1e-7), ("FLAC", "PCM_16", 1 / 2**15), ("FLAC", "PCM_24", 1 / 2**23),
+    ("WAV", "PCM_U8", 1 / 128), ("WAV", "PCM_16", 1 / 2**15), ("WAV", "PCM_24", 1 / 2**23),
+    ("WAV", "PCM_32", 1e-7), ("WAV", "FLOAT", 1e-7), ("WAV", "DOUBLE", 1e-7),
+    ("WAV", "ULAW", 0.02), ("WAV", "ALAW", 0.02),
+    ("WAVEX", "PCM_24", 1 / 2**23), ("RF64", "PCM_16", 1 / 2**15),
+    ("AIFF", "PCM_16", 1 / 2**15), ("AIFF", "FLOAT", 1e-7),
+    ("FLAC", "PCM_16", 1 / 2**15), ("FLAC", "PCM_24", 1 / 2**23),
 ]  # fmt: skip
 
 
@@ -131,7 +134,7 @@ def test_lossy_files_keep_the_tone_and_its_time(tmp_path, container, subtype, ra
 )
 def test_lossy_video_sound_keeps_the_tone_and_its_time(tmp_path, name, codec, sample_format, rate, video):
     write_av(tmp_path / name, sine(1.0, rate), rate, codec, sample_format, video=video)
-    # Encoders fill up their last frame; AVI alone does not say that MP3 begins with the encoder's delay of 25 ms.
+    # Encoders fill up their last frame; AVI does not say that its MP3 begins with the encoder's delay, 25 ms.
     shift = 0.03 if name == "a.avi" else 0.005
     assert_is_sine(media.read_audio(tmp_path / name), 1.0, shift_seconds=shift, num_extra=1100)
     assert media.audio_info(tmp_path / name).sample_rate == rate
@@ -296,7 +299,7 @@ def test_a_change_of_channels_keeps_the_mean_and_a_change_of_rate_is_refused(tmp
     waveform = media.read_audio(tmp_path / "channels.aac")
     mono, stereo = (media.read_audio(tmp_path / f"{name}.aac") for name in ("mono", "stereo"))
     assert len(waveform) == len(mono) + len(stereo)
-    assert np.abs(waveform[len(mono) + 2_000 :]).max() == pytest.approx(AMPLITUDE, rel=0.05)
+    np.testing.assert_allclose(waveform[len(mono) + 2_000 :], stereo[2_000:], rtol=0, atol=1e-2)
     (tmp_path / "rates.aac").write_bytes(parts["mono"] + parts["fast"])
     with pytest.raises(media.MediaError, match="sample rate changes from 16000 to 48000 Hz"):
         media.read_audio(tmp_path / "rates.aac")

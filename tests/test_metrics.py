@@ -74,6 +74,7 @@ def test_average_precision_of_nothing_is_nan():
     assert np.isnan(metrics.average_precision(np.zeros(0, bool), np.zeros(0)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=1, max_size=40))
 def test_average_precision_matches_scikit_learn_under_ties(items):
     targets, scores = map(np.array, zip(*items, strict=True))
@@ -175,6 +176,16 @@ def test_sampling_follows_the_generator_and_the_labels_only():
     np.testing.assert_array_equal(
         scores(0, embeddings), metrics.query_by_example_map(embeddings, labels, **arguments).per_class
     )
+
+
+def test_no_segment_is_drawn_twice():
+    # Two of three orthogonal segments are farther from each other than from the one between them: the target
+    # comes last of three pairs. A segment paired with itself would come first.
+    embeddings = np.concatenate([np.eye(3), np.ones((1, 3))])
+    labels = np.array([[True], [True], [True], [False]])
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert metrics.query_by_example_map(embeddings, labels, num_present=2, rng=rng).mean == 1 / 3
 
 
 def test_result_tells_which_protocol_each_class_got():

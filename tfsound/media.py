@@ -18,6 +18,7 @@ import math
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import BinaryIO
@@ -185,16 +186,15 @@ def _segment(
 ) -> Iterator[np.ndarray]:
     """Yields the samples of the segment, in chunks of any length."""
     first = _round_half_up(start_seconds * sample_rate)
-    if end_seconds is None:
-        wanted = math.inf
-    else:
+    wanted = sys.maxsize
+    if end_seconds is not None:
         wanted = max(1, _round_half_up((end_seconds - start_seconds) * sample_rate))
     with _opened(path) as sound:
         if sound.num_samples:
             _check_reaches(path, sound.seconds(sound.num_samples), start_seconds, end_seconds)
         done = 0
-        for chunk in _resampled(sound, sample_rate, first):
-            chunk = chunk[: min(len(chunk), wanted - done)]
+        for chunk in _resampled(sound, sample_rate, first, wanted):
+            chunk = chunk[: wanted - done]
             done += len(chunk)
             yield chunk
             if done == wanted:
@@ -216,20 +216,21 @@ def _check_reaches(path: Path, duration: float, start_seconds: float, end_second
         )
 
 
-def _resampled(sound: "_Sound", sample_rate: int, first: int) -> Iterator[np.ndarray]:
-    """Yields the whole file's waveform at sample_rate from its sample `first` on."""
+def _resampled(sound: "_Sound", sample_rate: int, first: int, wanted: int) -> Iterator[np.ndarray]:
+    """Yields at least `wanted` samples of the waveform at sample_rate, from its sample `first` on."""
     native_rate = sound.info.sample_rate
     if native_rate == sample_rate:
-        yield from sound.mono_blocks(first)
+        yield from sound.mono_blocks(first, first + wanted)
         return
     # Resampling begins where both rates have a sample, or the result would lie on another grid.
     common = math.gcd(native_rate, sample_rate)
     native_step, step = native_rate // common, sample_rate // common
     context = math.ceil(_CONTEXT_SAMPLES * max(1, native_rate / sample_rate))
     num_steps = max(0, (first * native_step // step - context) // native_step)
+    native_end = (first + wanted) * native_rate // sample_rate + context
     stream = soxr.ResampleStream(native_rate, sample_rate, 1, dtype="float32")
     index = num_steps * step  # of the next sample out of the stream
-    for native_block in sound.mono_blocks(num_steps * native_step):
+    for native_block in sound.mono_blocks(num_steps * native_step, native_end):
         block = stream.resample_chunk(native_block)
         yield block[max(0, first - index) :]
         index += len(block)
@@ -255,24 +256,25 @@ class _Sound:
     def seconds(self, num_samples: int) -> float:
         return num_samples / self.info.sample_rate
 
-    def mono_blocks(self, first: int) -> Iterator[np.ndarray]:
-        """Yields the stream from native sample `first` to its end: float32, (samples,)."""
+    def mono_blocks(self, first: int, end: int) -> Iterator[np.ndarray]:
+        """Yields the native samples [first, end), or up to the end of the file: float32, (samples,)."""
         for block in self._decode(first):
-            num_skipped = max(0, first - self.position)
-            self.position += len(block)
-            if num_skipped < len(block):
-                yield self._mono(block[num_skipped:])
+            begin, self.position = self.position, self.position + len(block)
+            if first < self.position:
+                skipped = max(0, first - begin)
+                yield self._mono(block[skipped : end - begin], begin + skipped)
+            if self.position >= end:
+                return
         if self.position == 0:
             raise _bad(self.path, "holds no samples; expected sound, so make it again or leave it out.")
 
-    def _mono(self, block: np.ndarray) -> np.ndarray:
-        if not np.abs(block).max() <= _MAX_AMPLITUDE:  # true for NaN, too
+    def _mono(self, block: np.ndarray, begin: int) -> np.ndarray:
+        if not np.abs(block).max(initial=0.0) <= _MAX_AMPLITUDE:  # true for NaN, too
             row, channel = np.argwhere(~(np.abs(block) <= _MAX_AMPLITUDE))[0]
-            seconds = self.seconds(self.position - len(block) + row)
             raise _bad(
                 self.path,
-                f"the sample at {seconds:.6f} s is {block[row, channel]}; expected finite samples of at most "
-                f"{_MAX_AMPLITUDE:g}, so write the file again from its source.",
+                f"the sample at {self.seconds(begin + row):.6f} s is {block[row, channel]:g}; expected "
+                f"finite samples of at most {_MAX_AMPLITUDE:g}, so write the file again from its source.",
             )
         return block.mean(axis=1, dtype=np.float64).astype(np.float32)
 
@@ -287,7 +289,7 @@ class _Sound:
 
 
 class _ForwardSoundFile(soundfile.SoundFile):
-    """Reads on from where it is; soundfile seeks there first, which in MP3 lands elsewhere and garbles the sound."""
+    """Leaves out soundfile's seek after each read, which in MP3 lands elsewhere and garbles the sound."""
 
     def seekable(self) -> bool:
         return False
@@ -423,7 +425,6 @@ def _opened(path: Path) -> Iterator[_Sound]:
         file = stack.enter_context(_open_file(path))
         _check_is_whole(path, file)
         # Both decoders get the file and not its name, from which they would guess formats and protocols.
-        file.seek(0)
         try:
             sound_file = stack.enter_context(_ForwardSoundFile(file.fileno(), closefd=False))
             declined = None if _has_known_length(sound_file, file) else "Unknown length."
@@ -441,10 +442,11 @@ def _opened(path: Path) -> Iterator[_Sound]:
 
 
 def _open_container(path: Path, file: BinaryIO, declined: str) -> "av.container.InputContainer":
-    file.seek(0)
+    nameless = open(file.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 (shares the file)
+    nameless.seek(0)
     try:
         # A playlist must not open what it names; tags in an old encoding are no reason to refuse a sound.
-        return av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore")
+        return av.open(nameless, options={"protocol_whitelist": "none"}, metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         raise _bad(
             path,
@@ -486,8 +488,11 @@ def _has_known_length(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
 
 
 def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    before = file.tell()
     file.seek(offset)
-    return file.read(size)
+    data = file.read(size)
+    file.seek(before)  # libsndfile reads on from here
+    return data
 
 
 def _check_is_whole(path: Path, file: BinaryIO) -> None:
@@ -508,7 +513,7 @@ def _check_is_whole(path: Path, file: BinaryIO) -> None:
 
 
 def _declared_parts(file: BinaryIO, size: int) -> Iterator[tuple[str, int]]:
-    """Yields the name of each outermost part of a file and the offset where it declares to end."""
+    """Yields each outermost part's name and declared end, read only once the end before is in the file."""
     magic = _read_at(file, 0, 8)
     if magic[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         yield from _riff_chunks(file, "<" if magic[:4] in (b"RIFF", b"RF64") else ">")
@@ -567,6 +572,7 @@ def _matroska_segment(file: BinaryIO) -> Iterator[tuple[str, int]]:
     """Source: RFC 8794, sections 4 (variable-size integers) and 5 (elements)."""
     header_size, offset = _ebml_size(file, 4)
     segment = offset + header_size
+    yield "Matroska header", segment
     if _read_at(file, segment, 4) == b"\x18\x53\x80\x67":
         segment_size, offset = _ebml_size(file, segment + 4)
         yield "Matroska segment", offset + segment_size

@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 _DPI = 100
 _MAX_WIDTH_INCHES = 16
@@ -110,13 +111,11 @@ def plot_neighbours(
         name = mark + _one_line(titles[clip], title_width - len(mark))
         _draw_log_mel(grid[row, column], shown[clip], hop_seconds, norm)
         _frame(grid[row, column], name, color)
-    duration = max(1, *map(len, shown.values()), 1) * hop_seconds
+    duration = max(1, *map(len, shown.values())) * hop_seconds
     grid[0, 0].set(xlim=(0, duration), yticks=ticks, yticklabels=tick_labels)
     figure.supxlabel("time (s)", fontsize=_FONT_SIZE)
     figure.supylabel(frequency_label, fontsize=_FONT_SIZE)
-    bar = figure.colorbar(
-        ScalarMappable(norm), ax=grid, fraction=0.25 / width, pad=0.01, aspect=6 * num_rows
-    )
+    bar = figure.colorbar(ScalarMappable(norm), ax=grid, fraction=0.25 / width, pad=0.01, aspect=6 * num_rows)
     bar.set_label("log mel", fontsize=_SMALL_FONT_SIZE)
     return figure
 
@@ -257,7 +256,9 @@ def _project(embeddings: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
     # t-SNE needs fewer neighbours than points; 30 is the usual perplexity where there are points enough.
     perplexity = min(30, (len(units) - 1) / 3)
     init = "pca" if num_components >= 2 else "random"
-    points = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(reduced)
+    # One thread: the map is then the same on any machine, and t-SNE's threads stall where cores are shared.
+    with threadpool_limits(1, "openmp"):
+        points = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(reduced)
     return points.astype(np.float64), f"t-SNE, perplexity {perplexity:.0f}"
 
 
@@ -424,7 +425,7 @@ def _verbatim() -> dict:
 
 
 def _one_line(name: object, max_width: int) -> str:
-    """Turns any name into one printable line of at most `max_width` columns, cut in the middle with an ellipsis.
+    """Turns any name into one printable line of at most `max_width` columns, cut in the middle.
 
     East Asian wide characters take two columns. Control characters and lone surrogates become spaces.
     """

@@ -129,15 +129,30 @@ class _Watch(keras.callbacks.Callback):
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
-def _drop_rows_from(log_path: str, first_epoch: int) -> None:
-    """Removes from a log the epochs that a resumed run does again."""
-    if not os.path.exists(log_path):
-        return
-    with open(log_path, newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    with open(log_path + ".tmp", "w", newline="") as file:
-        csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) < first_epoch)])
-    os.replace(log_path + ".tmp", log_path)
+class _Log(keras.callbacks.Callback):
+    """Appends a row of means an epoch to a CSV file. A resumed run does some epochs again: their rows go."""
+
+    def __init__(self, path: str, first_epoch: int):
+        super().__init__()
+        self._path = path
+        self._rows = [row for row in read_log(path) if row["epoch"] < first_epoch]
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+        step = int(self.model.optimizer.iterations)
+        self._rows.append({"epoch": epoch, "step": step, **(logs or {})})
+        with open(self._path + ".tmp", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(self._rows[0]))
+            writer.writeheader()
+            writer.writerows(self._rows)
+        os.replace(self._path + ".tmp", self._path)
+
+
+def read_log(path: str) -> list[dict[str, float]]:
+    """The rows of a run's `log.csv`, one for each checkpoint interval; none without a file."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _open_run(output: str, config: dict, overwrite: bool) -> None:
@@ -231,7 +246,7 @@ def train(
         first_step = checkpoints.restore(model)
     _fit(model, checkpoints, first_step, config, mel_params, output)
     save_encoder(model.audio_encoder, mel_params, output, config)
-    return TrainingRun(output, num_steps, final=read_log(output)[-1])
+    return TrainingRun(output, num_steps, final=read_log(os.path.join(output, LOG_NAME))[-1])
 
 
 def _require_valid(config: dict) -> None:
@@ -274,13 +289,11 @@ def _fit(model, checkpoints: Checkpoints, first_step: int, config: dict, mel_par
     first_epoch = -(-first_step // interval)
     # (first epoch, end, steps an epoch): the whole epochs left, then the shorter last one, if any.
     stretches = [(first_epoch, num_epochs, interval), (max(first_epoch, num_epochs), num_epochs + 1, rest)]
-    log_path = os.path.join(output, LOG_NAME)
-    _drop_rows_from(log_path, first_epoch)
     progress = _Progress(first_step, num_steps)
     callbacks = [
         _Watch(),
         checkpoints,
-        keras.callbacks.CSVLogger(log_path, append=True),
+        _Log(os.path.join(output, LOG_NAME), first_epoch),
         keras.callbacks.TensorBoard(os.path.join(output, "tensorboard")),
         progress,
     ]
@@ -302,12 +315,6 @@ def _fit(model, checkpoints: Checkpoints, first_step: int, config: dict, mel_par
         raise
     finally:
         progress.close()
-
-
-def read_log(run: str) -> list[dict[str, float]]:
-    """The rows of a run's log, one for each checkpoint interval."""
-    with open(os.path.join(run, LOG_NAME), newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def save_encoder(encoder: keras.Model, mel_params: mel.MelParams, output: str, config: dict) -> None:

@@ -24,8 +24,8 @@ __all__ = [
     "ManifestRow",
     "ManifestSummary",
     "iter_manifest",
-    "manifest",
-    "manifest_format",
+    "make_manifest",
+        "manifest_format",
     "read_manifest",
     "write_manifest",
 ]
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ManifestSummary:
-    """What `manifest` wrote, and where; `absent_examples` are a few of the files listed but not on disk."""
+    """What `make_manifest` wrote, and where; `absent_examples` are a few of the files listed but not on disk."""
 
     name: str
     output: str
@@ -59,10 +59,10 @@ class ManifestSummary:
         return "\n".join(lines)
 
 
-def manifest(
+def make_manifest(
     name: str,
-    root: str = "",
-    output: str = "",
+    root: str,
+    output: str,
     *,
     overwrite: bool = False,
     segments_csv: str = "",
@@ -81,11 +81,11 @@ def manifest(
     Args:
       name: the data set: audioset, csv, dcase2013, esc10, esc50, folder, fsdd, synthetic or urbansound8k.
       root: the folder that holds it (csv: the file; synthetic: where to write the recordings).
-      output: the manifest to write, .csv or .jsonl (synthetic: by default manifest.csv in root).
+      output: the manifest to write, .csv or .jsonl.
       overwrite: whether an existing output may be replaced.
-      segments_csv: audioset: one segment list; by default all official ones in root.
-      media_dir: audioset: the folder of the media; by default root.
-      class_labels_indices: audioset: the class map; by default class_labels_indices.csv in root.
+      segments_csv: audioset: one segment list, its path within root; by default all official ones there.
+      media_dir: audioset: the folder of the media, its path within root; by default root.
+      class_labels_indices: audioset: the class map within root; by default class_labels_indices.csv.
       labels_from_folders: folder: whether the first-level folder of a file is its label.
       columns: csv: our column names to those of the file, as "uri=path,labels=species".
       num_recordings: synthetic: how many recordings.
@@ -100,19 +100,14 @@ def manifest(
     given = {key: value for key, value in locals().items() if value != _SIGNATURE.parameters[key].default}
     options = {key: given[key] for key in given if key not in ("name", "root", "output", "overwrite")}
     _check_options(name, root, options)
-    own_manifest = os.path.join(root, "manifest.csv") if name == "synthetic" else ""
-    if not output and not own_manifest:
-        raise ManifestError("output is empty, expected a path that ends in .csv or .jsonl; give one.")
-    if output:
-        manifest_format(output)
-        if os.path.exists(output) and not overwrite:
-            raise ManifestError(f"{output} exists; choose another output or set overwrite.")
+    manifest_format(output)
+    if os.path.exists(output) and not overwrite:
+        raise ManifestError(f"{output} exists; choose another output or pass --overwrite.")
     result = ADAPTERS[name](root, **options)
-    if output:
-        write_manifest(output, result.rows)
+    write_manifest(output, result.rows)
     return ManifestSummary(
         name=name,
-        output=output or own_manifest,
+        output=output,
         num_rows=len(result.rows),
         num_listed=result.num_listed,
         num_absent=result.num_absent,
@@ -124,7 +119,7 @@ def manifest(
     )
 
 
-_SIGNATURE = inspect.signature(manifest)
+_SIGNATURE = inspect.signature(make_manifest)
 
 
 def _check_options(name: str, root: str, options: dict) -> None:

@@ -124,7 +124,7 @@ def audioset(
     `YTID_30000.ext` are taken for the segment itself. `split` is "test" for eval_segments.csv, else "train".
 
     Args:
-      root: the folder from which the other paths count.
+      root: the folder from which the other paths count, unless they are absolute.
       segments_csv: one segment list; by default all official ones found in root.
       media_dir: the folder of the media, searched in all depths; by default root.
       class_labels_indices: the class map; by default class_labels_indices.csv.
@@ -132,29 +132,24 @@ def audioset(
     root = os.path.abspath(root)
     class_map = _require(root, class_labels_indices or "class_labels_indices.csv", "AudioSet")
     names = {entry["mid"]: entry["display_name"] for entry in _read_csv(class_map, ("mid", "display_name"))}
-    official = [name for name in AUDIOSET_SEGMENTS if os.path.exists(os.path.join(root, name))]
-    if not segments_csv and not official:
-        names = ", ".join(AUDIOSET_SEGMENTS)
-        raise ManifestError(f"{root}: found none of {names}; get one or give segments_csv.")
+    found = [name for name in AUDIOSET_SEGMENTS if os.path.exists(os.path.join(root, name))]
+    segment_lists = [segments_csv] if segments_csv else found
+    if not segment_lists:
+        raise ManifestError(f"{root}: found none of {', '.join(AUDIOSET_SEGMENTS)}; give segments_csv.")
     media = _require(root, media_dir or ".", "AudioSet")
     paths = _paths_by_stem(_walk(media))
     listed = []
-    for file_name in [segments_csv] if segments_csv else official:
-        split = AUDIOSET_SEGMENTS.get(os.path.basename(file_name), "train")
-        for ytid, start, end, mids in _audioset_segments(_require(root, file_name, "AudioSet")):
+    for segment_list in segment_lists:
+        split = AUDIOSET_SEGMENTS.get(os.path.basename(segment_list), "train")
+        for ytid, start, end, mids in _audioset_segments(_require(root, segment_list, "AudioSet")):
             unknown = [mid for mid in mids if mid not in names]
             if unknown:
-                raise ManifestError(f"{file_name}: {ytid} has label {unknown[0]!r}, not in {class_map}.")
-            cut = next((paths[stem] for stem in _audioset_stems(ytid, start, end) if stem in paths), None)
-            row = ManifestRow(
-                clip_id=f"{ytid}_{start}_{end}",
-                recording_id=ytid,
-                uri=cut or paths.get(ytid, ""),
-                start_seconds=None if cut else float(start),
-                end_seconds=None if cut else float(end),
-                labels=tuple(names[mid] for mid in mids),
-                split=split,
-            )
+                raise ManifestError(f"{segment_list}: {ytid} has label {unknown[0]!r}, not in {class_map}.")
+            labels = tuple(names[mid] for mid in mids)
+            cut = next((paths[stem] for stem in _audioset_stems(ytid, start, end) if stem in paths), "")
+            times = (None, None) if cut else (float(start), float(end))
+            uri = cut or paths.get(ytid, "")
+            row = ManifestRow(f"{ytid}_{start}_{end}", ytid, uri, *times, labels=labels, split=split)
             listed.append((row, f"{ytid}.*"))
     return _present(listed, media)
 
@@ -205,7 +200,9 @@ def folder(root: str, *, labels_from_folders: bool = False) -> AdapterResult:
       root: the folder; links to folders are followed, each folder is visited once.
       labels_from_folders: whether the first-level folder of a file is its label.
     """
-    root = _require(root, ".", "folder")
+    root = os.path.abspath(root)
+    if not os.path.isdir(root):
+        raise ManifestError(f"{root} is not a folder; the folder adapter expects one.")
     listed = []
     for entry in _walk(root):
         clip_id = os.path.relpath(entry.path, root)
@@ -261,12 +258,29 @@ def _present(listed: list[tuple[ManifestRow, str]], looked_in: str) -> AdapterRe
     if not rows:
         looked_for = f" of the {len(listed)} listed, such as {absent[0]}" if absent else ""
         raise ManifestError(f"found no media file{looked_for}; looked in {looked_in}.")
+    rows, crossing = _keep_in_folds(rows)
+    note = ""
+    if crossing:
+        note = (
+            f"recordings that lie in several folds, whose parts count as recordings of their own: "
+            f"{', '.join(crossing)}"
+        )
+    return AdapterResult(rows, len(listed), len(absent), tuple(absent[:_NUM_EXAMPLES]), note)
+
+
+def _keep_in_folds(rows: list[ManifestRow]) -> tuple[list[ManifestRow], list[str]]:
+    """Gives a recording in several folds an id a fold, so that none crosses; returns also which did."""
     folds: dict[str, set[str]] = {}
     for row in rows:
         folds.setdefault(row.recording_id, set()).add(row.fold)
     crossing = sorted(recording for recording, found in folds.items() if len(found) > 1)
-    note = f"recordings in more than one fold: {', '.join(crossing)}" if crossing else ""
-    return AdapterResult(rows, len(listed), len(absent), tuple(absent[:_NUM_EXAMPLES]), note)
+    apart = [
+        replace(row, recording_id=f"{row.recording_id}/fold{row.fold}")
+        if len(folds[row.recording_id]) > 1
+        else row
+        for row in rows
+    ]
+    return apart, crossing
 
 
 def _require(root: str, name: str, dataset: str) -> str:

@@ -302,9 +302,11 @@ def _parse_row(record: dict, name: str, row_number: int, base_uri: str) -> Manif
         _check_row(row)
     except ManifestError as error:
         # A lone surrogate, which no file takes, is spelled out.
-        known = {key: v.encode(errors="backslashreplace").decode() for key, v in record.items() if isinstance(v, str)}
-        reason = f"{name}, row {row_number}, {error}"
-        return BadRow(row_number, known.get("clip_id", ""), known.get("uri", ""), reason)
+        clip_id, uri = (
+            value.encode(errors="backslashreplace").decode() if isinstance(value, str) else ""
+            for value in (record.get("clip_id"), record.get("uri"))
+        )
+        return BadRow(row_number, clip_id, uri, f"{name}, row {row_number}, {error}")
     return row
 
 
