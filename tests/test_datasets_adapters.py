@@ -320,8 +320,8 @@ def test_manifest_bad_arguments(arguments, message):
 
 def test_manifest_suits_a_generated_command_line():
     """Plain annotated types, an Args entry a parameter, every adapter's options with its defaults."""
-    parameters = inspect.signature(datasets.manifest).parameters
-    arguments = datasets.manifest.__doc__.split("Args:\n")[1].split("\n\n")[0]
+    parameters = inspect.signature(datasets.make_manifest).parameters
+    arguments = datasets.make_manifest.__doc__.split("Args:\n")[1].split("\n\n")[0]
     assert re.findall(r"^      (\w+):", arguments, re.MULTILINE) == list(parameters)
     assert {parameter.annotation for parameter in parameters.values()} <= {str, int, float, bool}
     assert re.search(r"the data set: (.*)\.", arguments)[1].replace(" or ", ", ").split(", ") == list(

@@ -244,6 +244,16 @@ def test_segments_are_slices_of_the_whole(noise_files, name):
     np.testing.assert_allclose(rest, whole[24_000:], rtol=0, atol=1e-5)
 
 
+def test_mp4_is_not_decoded_from_its_start(noise_files, monkeypatch):
+    decoded = []
+    frame_samples = media._frame_samples
+    monkeypatch.setattr(
+        media, "_frame_samples", lambda frame: decoded.append(frame.samples) or frame_samples(frame)
+    )
+    media.read_audio(noise_files / "alac.m4a", start_seconds=2.9, end_seconds=3.0)
+    assert sum(decoded) < 1.5 * 44_100
+
+
 def test_native_rate_segments_are_exact(noise_files):
     expected, _ = soundfile.read(noise_files / "a.wav", dtype="float32")
     segment = media.read_audio(noise_files / "a.wav", sample_rate=44_100, start_seconds=1.1, end_seconds=2.3)

@@ -49,8 +49,8 @@ _MAX_GAP_SECONDS, _MAX_OVERLAP_SECONDS = 60, 1
 _SEEK_PREROLL_SECONDS = 1
 # What libsndfile seeks in to the exact sample; its Vorbis and MP3 seeks land elsewhere.
 _EXACT_SEEK_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-# Chunk sizes that recorders (FFmpeg, SoX, arecord) write when they cannot go back to fill in the real one.
-_STREAMED_SIZES = (0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF)
+# Besides 0, what FFmpeg, SoX and arecord write for a size that they cannot go back to fill in.
+_STREAMED_SIZES = (0x7FFFF000, 0x80000000, 0xFFFFFFFF)
 # libsndfile's count for "unknown" is 2**63 - 1.
 _MAX_NUM_SAMPLES = 1 << 60
 _MAX_OGG_PAGE_BYTES = 65_307
@@ -123,12 +123,15 @@ def read_audio(
 def encode_wav(waveform: np.ndarray, sample_rate: int) -> bytes:
     """Encodes a waveform, (samples,), clipped to [-1, 1], as a 16-bit PCM WAV file.
 
-    Raises: ValueError where the waveform is not finite and one-dimensional, or the rate no sample rate.
+    Raises: ValueError where the waveform is not float, finite and one-dimensional, or the rate is none.
     """
     waveform = np.asarray(waveform)
     _check_sample_rate(sample_rate)
-    if waveform.ndim != 1:
-        raise ValueError(f"waveform must be (samples,), got {waveform.shape}; average its channels.")
+    if waveform.ndim != 1 or waveform.dtype.kind != "f":
+        raise ValueError(
+            f"waveform must be float, (samples,), got {waveform.dtype}, {waveform.shape}; scale integers to "
+            "[-1, 1] and average channels."
+        )
     if not np.isfinite(waveform).all():
         raise ValueError("waveform must be finite, got NaN or infinity; check what computed it.")
     pcm = np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
@@ -483,7 +486,8 @@ def _has_known_length(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
         first_frame = _read_at(file, tag_size, 4096)
         return b"Xing" in first_frame or b"Info" in first_frame
     if sound.frames == 0 and sound.format in ("WAV", "WAVEX"):
-        return struct.unpack("<I", _read_at(file, 4, 4))[0] not in _STREAMED_SIZES
+        # No samples are meant if the size of the whole is there, and a stream if it is not.
+        return struct.unpack("<I", _read_at(file, 4, 4))[0] not in (0, *_STREAMED_SIZES)
     return sound.frames <= _MAX_NUM_SAMPLES
 
 
@@ -507,7 +511,7 @@ def _check_is_whole(path: Path, file: BinaryIO) -> None:
         if end > size:
             raise _bad(
                 path,
-                f"truncated: its {part} should end at byte {end}, but the file ends at byte {size}; "
+                f"truncated: its {part} should reach byte {end}, but the file ends at byte {size}; "
                 "fetch or encode it again.",
             )
 
@@ -561,11 +565,11 @@ def _last_ogg_page(file: BinaryIO, size: int) -> Iterator[tuple[str, int]]:
     tail = _read_at(file, start, size - start)
     page = tail[tail.rfind(b"OggS") :]
     end = size - len(page) + 27
-    if len(page) > 27:
+    if len(page) >= 27:
         end += page[26] + sum(page[27 : 27 + page[26]])
     yield "last Ogg page", end
     if not page[5] & 4:
-        yield "Ogg stream, whose last page is not marked as the end,", size + 1
+        yield "Ogg stream (no page is marked as its end)", size + 1
 
 
 def _matroska_segment(file: BinaryIO) -> Iterator[tuple[str, int]]:

@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ManifestSummary:
-    """What `make_manifest` wrote, and where; `absent_examples` are a few of the files listed but not on disk."""
+    """What `make_manifest` wrote, and where; `absent_examples` are a few files listed but not on disk."""
 
     name: str
     output: str

@@ -69,9 +69,7 @@ def recording(label: str, rng: Generator, seconds: float) -> np.ndarray:
     """One recording of a class: float64, (samples,), in [-1, 1]."""
     num_samples = round(seconds * SAMPLE_RATE)
     events = _CLASSES[label](rng, num_samples)
-    background = _noise(rng, num_samples, slope=rng.uniform(-1.5, -0.7))
-    snr_db = rng.uniform(10.0, 28.0)
-    mix = events / _rms(events) + background / _rms(background) * 10 ** (-snr_db / 20)
+    mix = events / _rms(events) + _background(rng, num_samples)
     mix = _filter_room(rng, mix)
     return mix / np.max(np.abs(mix)) * 10 ** (rng.uniform(-5.0, -1.0) / 20)
 
@@ -130,6 +128,20 @@ def _noise(rng: Generator, num_samples: int, slope: float = 0.0, band: tuple[flo
     return np.fft.irfft(spectrum * gain, num_samples)
 
 
+def _background(rng: Generator, num_samples: int) -> np.ndarray:
+    """Wind, hum and hiss, 10 to 30 dB below the events, each swelling and ebbing within a second or so.
+
+    Were they steady, they alone would tell recordings apart, and nothing need be learned of the events.
+    """
+    times, points = _times(num_samples), np.arange(0.0, num_samples / SAMPLE_RATE + 2.0, 0.8)
+    background = np.zeros(num_samples)
+    for slope in (-2.0, -1.0, 0.0):
+        noise = _noise(rng, num_samples, slope=slope)
+        level_db = np.interp(times, points, rng.uniform(-30.0, -10.0, len(points)))
+        background += noise / _rms(noise) * 10 ** (level_db / 20)
+    return background
+
+
 def _filter_room(rng: Generator, signal: np.ndarray) -> np.ndarray:
     """A smooth random frequency response (+-3 dB at 6 points): the colour of room and microphone."""
     frequencies = np.fft.rfftfreq(len(signal), 1 / SAMPLE_RATE)
@@ -145,13 +157,13 @@ def _place(signal: np.ndarray, event: np.ndarray, seconds: float) -> None:
     signal[start : start + len(part)] += part
 
 
-def _bouts(rng: Generator, num_samples: int, low: float, high: float) -> list[tuple[float, float]]:
-    """Stretches (start, length in seconds) that are filled with events, and shorter pauses between them."""
+def _bouts(rng: Generator, num_samples: int, low: float, high: float) -> list[tuple[float, float, float]]:
+    """Stretches (start, length in seconds, shift of pitch) filled with events, and pauses between them."""
     end = num_samples / SAMPLE_RATE
     start, bouts = rng.uniform(0.0, min(0.8, 0.3 * end)), []
     while start < end - 0.3:
         length = rng.uniform(low, high)
-        bouts.append((start, min(length, end - start)))
+        bouts.append((start, min(length, end - start), float(np.exp(rng.uniform(-0.3, 0.3)))))
         start += length + rng.uniform(0.3, 0.8) * length
     return bouts
 
@@ -189,11 +201,11 @@ def _birdsong(rng: Generator, num_samples: int) -> np.ndarray:
     """Phrases of short whistles, each gliding up or down."""
     signal = np.zeros(num_samples)
     pitch, rate, glide = _log_uniform(rng, 2400, 3800), rng.uniform(5, 9), rng.uniform(0.15, 0.35)
-    for start, length in _bouts(rng, num_samples, 1.0, 2.0):
+    for start, length, shift in _bouts(rng, num_samples, 1.0, 2.0):
         for time in np.arange(start, start + length, 1 / rate):
             size = int(rng.uniform(0.5, 0.8) / rate * SAMPLE_RATE)
             sweep = np.linspace(-1, 1, size) * rng.choice([-1, 1])
-            frequency = pitch * rng.uniform(0.8, 1.25) * np.exp(glide * sweep)
+            frequency = shift * pitch * rng.uniform(0.8, 1.25) * np.exp(glide * sweep)
             _place(signal, _tone(frequency, np.array([1.0, 0.2])) * _fade(size, 0.02), time)
     return signal
 
@@ -202,11 +214,11 @@ def _engine(rng: Generator, num_samples: int) -> np.ndarray:
     """Many harmonics of a low, slowly moving pitch, beating at half of it."""
     signal = np.zeros(num_samples)
     pitch, centre = _log_uniform(rng, 45, 140), _log_uniform(rng, 200, 800)
-    for start, length in _bouts(rng, num_samples, 1.2, 2.2):
+    for start, length, shift in _bouts(rng, num_samples, 1.2, 2.2):
         size = int(length * SAMPLE_RATE)
         drift = np.sin(2 * np.pi * rng.uniform(0.2, 0.6) * _times(size) + rng.uniform(0, 6))
-        frequency = pitch * (1 + 0.12 * drift)
-        harmonics = pitch * np.arange(1, 50)
+        frequency = shift * pitch * (1 + 0.12 * drift)
+        harmonics = shift * pitch * np.arange(1, 50)
         weights = np.exp(-((np.log(harmonics / centre) / 0.8) ** 2)) + 0.05
         beat = 1 + 0.7 * np.sin(np.pi * np.cumsum(frequency) / SAMPLE_RATE)
         _place(signal, _tone(frequency, weights) * beat * _fade(size, 0.2), start)
@@ -218,10 +230,10 @@ def _siren(rng: Generator, num_samples: int) -> np.ndarray:
     signal = np.zeros(num_samples)
     pitch, rate, depth = _log_uniform(rng, 600, 1000), _log_uniform(rng, 0.4, 2.0), rng.uniform(0.2, 0.45)
     weights = rng.uniform(0.1, 1.0, 4) / np.arange(1, 5)
-    for start, length in _bouts(rng, num_samples, 1.5, 2.5):
+    for start, length, shift in _bouts(rng, num_samples, 1.5, 2.5):
         size = int(length * SAMPLE_RATE)
         sweep = np.sin(2 * np.pi * rate * _times(size) + rng.uniform(0, 6))
-        _place(signal, _tone(pitch * np.exp(depth * sweep), weights) * _fade(size, 0.1), start)
+        _place(signal, _tone(shift * pitch * np.exp(depth * sweep), weights) * _fade(size, 0.1), start)
     return signal
 
 
@@ -231,7 +243,7 @@ def _rain(rng: Generator, num_samples: int) -> np.ndarray:
     centre = _log_uniform(rng, 1200, 4000)
     drops = (rng.random(num_samples) < density) * rng.exponential(1.0, num_samples) ** 2
     envelope = np.zeros(num_samples)
-    for start, length in _bouts(rng, num_samples, 1.5, 3.0):
+    for start, length, _ in _bouts(rng, num_samples, 1.5, 3.0):
         _place(envelope, _fade(int(length * SAMPLE_RATE), 0.4 * length), start)
     drop = _noise(rng, 200, band=(centre / 1.7, centre * 1.7)) * np.exp(-np.arange(200) / 40)
     return np.fft.irfft(np.fft.rfft(drops) * np.fft.rfft(drop, num_samples), num_samples) * envelope
@@ -241,11 +253,12 @@ def _footsteps(rng: Generator, num_samples: int) -> np.ndarray:
     """Dull bursts of noise at a walking pace, heel and toe."""
     signal = np.zeros(num_samples)
     pace, centre = rng.uniform(0.35, 0.6), _log_uniform(rng, 200, 800)
-    for start, length in _bouts(rng, num_samples, 1.8, 3.0):
+    for start, length, shift in _bouts(rng, num_samples, 1.8, 3.0):
         for time in np.arange(start, start + length, pace):
             for delay, level in ((0.0, 1.0), (rng.uniform(0.05, 0.09), 0.5)):
                 size = int(0.12 * SAMPLE_RATE)
-                burst = _noise(rng, size, band=(centre / 1.8, centre * 1.8)) * np.exp(-_times(size) / 0.02)
+                band = (shift * centre / 1.8, shift * centre * 1.8)
+                burst = _noise(rng, size, band=band) * np.exp(-_times(size) / 0.02)
                 _place(signal, level * burst, max(0.0, time + delay + rng.normal(0, 0.01)))
     return signal
 
@@ -255,8 +268,8 @@ def _bell(rng: Generator, num_samples: int) -> np.ndarray:
     signal = np.zeros(num_samples)
     ratios = np.array([1.0, 1.19, 1.56, 2.0, 2.66, 3.01]) * rng.uniform(0.97, 1.03, 6)
     frequencies, decay = _log_uniform(rng, 700, 1200) * ratios, rng.uniform(0.35, 0.8)
-    for start, _ in _bouts(rng, num_samples, 0.6, 1.2):
-        _place(signal, _strike(rng, frequencies, decay), start)
+    for start, _, shift in _bouts(rng, num_samples, 0.6, 1.2):
+        _place(signal, _strike(rng, shift * frequencies, decay), start)
     return signal
 
 
@@ -264,10 +277,10 @@ def _crickets(rng: Generator, num_samples: int) -> np.ndarray:
     """A steady tone chopped fast and evenly, in chirps."""
     signal = np.zeros(num_samples)
     pitch, rate = _log_uniform(rng, 3500, 5500), rng.uniform(22, 45)
-    for start, length in _bouts(rng, num_samples, 0.6, 1.4):
+    for start, length, shift in _bouts(rng, num_samples, 0.6, 1.4):
         size = int(length * SAMPLE_RATE)
         pulses = np.maximum(0.0, np.sin(2 * np.pi * rate * _times(size))) ** 2
-        _place(signal, np.sin(2 * np.pi * pitch * _times(size)) * pulses * _fade(size, 0.05), start)
+        _place(signal, np.sin(2 * np.pi * shift * pitch * _times(size)) * pulses * _fade(size, 0.05), start)
     return signal
 
 
@@ -275,9 +288,9 @@ def _hammering(rng: Generator, num_samples: int) -> np.ndarray:
     """Quick series of hard strikes on a body that rings for a moment."""
     signal = np.zeros(num_samples)
     frequencies, rate = np.sort([_log_uniform(rng, 700, 5000) for _ in range(5)]), rng.uniform(4, 8)
-    for start, length in _bouts(rng, num_samples, 0.8, 1.6):
+    for start, length, shift in _bouts(rng, num_samples, 0.8, 1.6):
         for time in np.arange(start, start + length, 1 / rate):
-            blow = rng.uniform(0.7, 1.0) * _strike(rng, frequencies, 0.02)
+            blow = rng.uniform(0.7, 1.0) * _strike(rng, shift * frequencies, 0.02)
             _place(signal, blow, max(0.0, time + rng.normal(0, 0.004)))
     return signal
 
@@ -298,10 +311,10 @@ def _speech(rng: Generator, num_samples: int) -> np.ndarray:
     """Syllables: a voice through formants that change from one to the next."""
     signal = np.zeros(num_samples)
     pitch, rate, size_factor = _log_uniform(rng, 90, 250), rng.uniform(3.5, 5.5), rng.uniform(0.85, 1.2)
-    for start, length in _bouts(rng, num_samples, 1.0, 2.0):
+    for start, length, shift in _bouts(rng, num_samples, 1.0, 2.0):
         for time in np.arange(start, start + length, 1 / rate):
             size = int(rng.uniform(0.6, 0.9) / rate * SAMPLE_RATE)
-            frequency = pitch * np.exp(rng.normal(0, 0.1)) * np.linspace(1.08, 0.92, size)
+            frequency = shift * pitch * np.exp(rng.normal(0, 0.1)) * np.linspace(1.08, 0.92, size)
             formants = size_factor * np.array([rng.uniform(300, 800), rng.uniform(900, 2200), 2600])
             harmonics = pitch * np.arange(1, 40)
             weights = np.exp(-(((harmonics[:, None] - formants) / 150) ** 2)) @ np.array([1.0, 0.6, 0.3])
