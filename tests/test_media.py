@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from tfsound import media
+from tfsound.media import decoders
 
 AMPLITUDE = 0.5
 
@@ -246,9 +247,9 @@ def test_segments_are_slices_of_the_whole(noise_files, name):
 
 def test_mp4_is_not_decoded_from_its_start(noise_files, monkeypatch):
     decoded = []
-    frame_samples = media._frame_samples
+    frame_samples = decoders._frame_samples
     monkeypatch.setattr(
-        media, "_frame_samples", lambda frame: decoded.append(frame.samples) or frame_samples(frame)
+        decoders, "_frame_samples", lambda frame: decoded.append(frame.samples) or frame_samples(frame)
     )
     media.read_audio(noise_files / "alac.m4a", start_seconds=2.9, end_seconds=3.0)
     assert sum(decoded) < 1.5 * 44_100
