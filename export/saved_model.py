@@ -30,6 +30,8 @@ from tfsound.version import __version__
 
 # Bounds the memory of a long recording: so many windows go through the encoder at once.
 _WINDOWS_PER_STEP = 128
+# Embeddings have length 1; graph and eager kernels differ by 1e-7 to 1e-6.
+_TOLERANCE = 1e-4
 
 
 class ExportError(RuntimeError):
@@ -149,23 +151,6 @@ def _write_warm_up(directory: str, mel_params: mel.MelParams) -> bool:
     return True
 
 
-def save(encoder: keras.Model, mel_params: mel.MelParams, output: str, *, provenance: dict) -> str:
-    """Writes the next version of an encoder's SavedModel; returns its folder.
-
-    The version appears under its number only when it is complete.
-    """
-    os.makedirs(output, exist_ok=True)
-    version = _next_version(output)
-    temporary = os.path.join(output, f"tmp-{version}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    embedder = Embedder(encoder, mel_params, provenance)
-    tf.saved_model.save(embedder, temporary, signatures=embedder.signatures())
-    _write_warm_up(temporary, mel_params)
-    final = os.path.join(output, str(version))
-    os.rename(temporary, final)
-    return final
-
-
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Where a version was written, and how far at most it is from the live model."""
@@ -174,18 +159,54 @@ class Export:
     largest_difference: float
 
     def __str__(self) -> str:
-        return f"exported {self.path} (largest difference to the live model {self.largest_difference:.1e})"
+        return f"exported {self.path} (largest difference to the live model: {self.largest_difference:.1e})"
+
+
+def save(encoder: keras.Model, mel_params: mel.MelParams, output: str, *, provenance: dict) -> Export:
+    """Writes the next version of an encoder's SavedModel, checked against the live encoder.
+
+    The version appears under its number only when it is complete and checked.
+
+    Args:
+      encoder: log-mel (batch, frames, mel_bins) -> embeddings (batch, d).
+      mel_params: the front end that it was trained with.
+      output: the model's folder, on this machine.
+      provenance: what to keep beside the graph, as JSON: where the encoder comes from.
+
+    Returns:
+      Where it is, and the largest difference of an embedding, on noise of three lengths.
+
+    Raises:
+      ExportError: the reloaded model differs from the encoder; nothing was published.
+    """
+    os.makedirs(output, exist_ok=True)
+    version = _next_version(output)
+    temporary = os.path.join(output, f"tmp-{version}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    embedder = Embedder(encoder, mel_params, provenance)
+    tf.saved_model.save(embedder, temporary, signatures=embedder.signatures())
+    _write_warm_up(temporary, mel_params)
+    difference = largest_difference(temporary, encoder, mel_params)
+    if not difference < _TOLERANCE:  # so that NaN fails, too
+        shutil.rmtree(temporary)
+        raise ExportError(
+            f"the reloaded model differs from the live one by {difference}, expected less than {_TOLERANCE}; "
+            f"nothing was published in {output}."
+        )
+    final = os.path.join(output, str(version))
+    os.rename(temporary, final)
+    return Export(final, difference)
 
 
 def export(run: str, output: str) -> Export:
-    """Exports the encoder of a finished training run as a SavedModel, and checks it against the live model.
+    """Exports the encoder of a finished training run as a SavedModel, checked against the live model.
 
     Args:
       run: the folder of the finished run.
       output: the model's folder; the export becomes its next numbered version.
 
     Returns:
-      Where it is, and the largest difference of an embedding, on noise of three lengths.
+      See `save`.
 
     Raises:
       TrainingError: the run is missing or not finished; ExportError: the reloaded model differs.
@@ -193,19 +214,12 @@ def export(run: str, output: str) -> Export:
     encoder, mel_params = training.load_encoder(run)
     with open(os.path.join(run, training.ENCODER_INFO_NAME)) as file:
         config = json.load(file)["config"]
-    provenance = {
-        "tfsound": __version__, "tensorflow": tf.__version__, "keras": keras.__version__, "training": config,
-    }  # fmt: skip
-    path = save(encoder, mel_params, output, provenance=provenance)
-    difference = largest_difference(path, encoder, mel_params)
-    if not difference < 1e-4:
-        shutil.rmtree(path)
-        raise ExportError(f"the reloaded model differs from the live one by {difference}; {path} was removed.")
-    return Export(path, difference)
+    versions = {"tfsound": __version__, "tensorflow": tf.__version__, "keras": keras.__version__}
+    return save(encoder, mel_params, output, provenance=versions | {"training": config})
 
 
 def largest_difference(path: str, encoder: keras.Model, mel_params: mel.MelParams) -> float:
-    """The largest difference of an embedding's component between an export and the live encoder."""
+    """The largest difference of an embedding's component between an export and the live encoder; NaN if one is."""
     signature = tf.saved_model.load(path).signatures["serving_default"]
     rng = np.random.default_rng(0)
     differences = []
@@ -214,5 +228,5 @@ def largest_difference(path: str, encoder: keras.Model, mel_params: mel.MelParam
         found = signature(waveform=tf.constant(waveform))["embedding"]
         windows = mel.log_mel_windows(waveform, mel_params)
         live = [tf.reduce_mean(encoder(clip, training=False), axis=0) for clip in windows]
-        differences.append(float(tf.reduce_max(tf.abs(found - tf.stack(live)))))
-    return max(differences)
+        differences.append(np.abs(found.numpy() - np.stack(live)))
+    return float(np.max(differences))

@@ -12,10 +12,12 @@ Strings are UTF-8.
 import dataclasses
 import json
 import os
+import typing
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from tfsound import mel
 
@@ -67,12 +69,12 @@ class DatasetInfo:
         return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> "DatasetInfo":
+    def from_json(cls, text: str | bytes, where: str) -> "DatasetInfo":
         """Raises: DatasetError naming `where` when the text is not a sidecar of this schema."""
         try:
             fields = json.loads(text)
             version = fields["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DatasetError(
                 f"{where} is not a sidecar of tfsound ({error!r}); make the set again."
             ) from error
@@ -87,9 +89,26 @@ class DatasetInfo:
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
             fields["label_names"] = tuple(fields["label_names"])
             fields["folds"] = tuple(fields["folds"])
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
+            info = cls(**fields)
+            for part in (info, info.mel_params, *info.shards):
+                _require_types(part)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"{where} lacks or garbles a field: {error}; make the set again.") from error
+        return info
+
+
+def _require_types(record) -> None:
+    """Raises: TypeError when a field of a dataclass has another type than it is declared with."""
+    for field in dataclasses.fields(record):
+        value, expected = getattr(record, field.name), field.type
+        if typing.get_origin(expected) is tuple:
+            values, expected = value, typing.get_args(expected)[0]
+        else:
+            values = [value]
+        # JSON does not tell 125.0 from 125.
+        expected = (int, float) if expected is float else expected
+        if not all(isinstance(value, expected) for value in values):
+            raise TypeError(f"{field.name} is {value!r}")
 
 
 def read_dataset_info(directory: str, *, kind: str) -> DatasetInfo:
@@ -107,8 +126,11 @@ def read_dataset_info(directory: str, *, kind: str) -> DatasetInfo:
             f"{directory} holds no {INFO_NAME}: it is not a finished set of {kind} examples. "
             "Run the job that makes it (again)."
         )
-    with tf.io.gfile.GFile(path) as file:
-        info = DatasetInfo.from_json(file.read(), path)
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            info = DatasetInfo.from_json(file.read(), path)
+    except tf.errors.OpError as error:
+        raise DatasetError(f"{path} cannot be read: {error.message}.") from error
     if info.kind != kind:
         raise DatasetError(f"{directory} holds {info.kind} examples, expected {kind}.")
     for shard in info.shards:
@@ -234,7 +256,7 @@ def decode_clip(record: bytes, mel_bins: int) -> Clip:
             mel_energy=energies,
         )
         num_frames = feature["num_frames"].int64_list.value[0]
-    except Exception as error:  # protobuf's DecodeError is no ValueError in every implementation
+    except (DecodeError, IndexError, ValueError) as error:
         raise DatasetError(f"a record is no clip example of schema {SCHEMA_VERSION}: {error!r}") from error
     if len(energies) != num_frames:
         raise DatasetError(f"clip {clip.clip_id!r} says {num_frames} frames and holds {len(energies)}.")
@@ -395,7 +417,8 @@ def triplet_dataset(
         )
 
         def shuffled_block(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
-            return tf.random.experimental.stateless_shuffle(block, seed=key + tf.stack([number + 1, 0]))
+            block_key = tf.random.experimental.stateless_fold_in(key, number)
+            return tf.random.experimental.stateless_shuffle(block, seed=block_key)
 
         # Blocks, each shuffled by a key of its own: `Dataset.shuffle` takes no seed that differs by epoch.
         blocks = records.batch(shuffle_block).enumerate().map(shuffled_block, num_parallel_calls=2)

@@ -61,7 +61,7 @@ def semi_hard_negatives(
 
     Args:
       anchor, positive: (batch, embedding_dim).
-      candidates: (num_candidates, embedding_dim), the negatives of the whole batch, all replicas.
+      candidates: (num_candidates, embedding_dim), at least one: the negatives of the whole batch, all replicas.
       is_negative: bool, (batch, num_candidates), false where a candidate must not serve an anchor.
 
     Returns:
@@ -87,16 +87,18 @@ def semi_hard_triplet_loss(
 ) -> tf.Tensor:
     """`triplet_loss` with the negatives that `semi_hard_negatives` reassigns.
 
-    A row without any negative counts as 0; a batch of such rows has loss 0.
+    A row without any negative counts as 0; a batch of such rows, or of none, has loss 0.
 
     Args:
-      As `semi_hard_negatives`.
+      anchor, positive, candidates, is_negative: as `semi_hard_negatives`; `candidates` may be empty.
 
     Returns:
       A scalar, at least 0.
 
     Source: Jansen et al. 2018, sections 3.1 and 4.2.
     """
+    # A last row that serves no anchor, so that an empty batch too has one to choose.
+    candidates, is_negative = tf.pad(candidates, [[0, 1], [0, 0]]), tf.pad(is_negative, [[0, 0], [0, 1]])
     chosen = semi_hard_negatives(anchor, positive, candidates, is_negative)
     hinges = triplet_hinges(anchor, positive, tf.gather(candidates, chosen), margin=margin)
     return _mean(tf.where(tf.reduce_any(is_negative, axis=1), hinges, 0.0))

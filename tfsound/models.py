@@ -14,7 +14,9 @@ def all_replicas(tensor: tf.Tensor) -> tf.Tensor:
     """The rows of all replicas, in their order: (global_batch, ...). Gradients flow back through it."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return tensor
-    return tf.distribute.get_replica_context().all_gather(tensor, axis=0)
+    gathered = tf.distribute.get_replica_context().all_gather(tensor, axis=0)
+    # The gradient of all_gather takes no IndexedSlices, which tf.gather hands back; that of reshape is dense.
+    return tf.reshape(gathered, tf.shape(gathered))
 
 
 def per_replica(loss: tf.Tensor) -> tf.Tensor:
@@ -22,6 +24,7 @@ def per_replica(loss: tf.Tensor) -> tf.Tensor:
     return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
+@keras.saving.register_keras_serializable("tfsound")
 class TripletModel(keras.Model):
     """Learns an encoder from triplets.
 
@@ -31,7 +34,12 @@ class TripletModel(keras.Model):
       semi_hard: reassign negatives within the batch (section 3.1), or keep each triplet's own. A candidate
         of an anchor's own recording never serves it.
 
-    Batches are those of `examples.triplet_dataset`. Source: Jansen et al. 2018, sections 3.1 and 4.2.
+    Batches are those of `examples.triplet_dataset`; each replica must have as many rows as the others.
+
+    Raises:
+      ValueError: a negative margin.
+
+    Source: Jansen et al. 2018, sections 3.1 and 4.2.
     """
 
     def __init__(self, audio_encoder: keras.Model, *, margin: float = 0.1, semi_hard: bool = True, **kwargs):
@@ -45,6 +53,15 @@ class TripletModel(keras.Model):
         self._positive_distance = keras.metrics.Mean("positive_distance")
         self._negative_distance = keras.metrics.Mean("negative_distance")
 
+    def get_config(self) -> dict:
+        encoder = keras.saving.serialize_keras_object(self.audio_encoder)
+        return {"audio_encoder": encoder, "margin": self.margin, "semi_hard": self.semi_hard, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "TripletModel":
+        encoder = keras.saving.deserialize_keras_object(config["audio_encoder"])
+        return cls(**(config | {"audio_encoder": encoder}))
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self._loss_mean, self._positive_distance, self._negative_distance]
@@ -54,6 +71,7 @@ class TripletModel(keras.Model):
         return self.audio_encoder(log_mel, training=training)
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One step of gradient descent on the loss of the global batch; returns the means since the epoch began."""
         with tf.GradientTape() as tape:
             anchor, positive, negative = self.embed_triplets(batch, training=True)
             loss = self.batch_loss(batch, anchor, positive, negative)
@@ -63,6 +81,7 @@ class TripletModel(keras.Model):
         return self._updated_metrics(loss, anchor, positive, negative)
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """As `train_step`, with the statistics of training and without a step."""
         anchor, positive, negative = self.embed_triplets(batch, training=False)
         loss = self.batch_loss(batch, anchor, positive, negative)
         return self._updated_metrics(loss, anchor, positive, negative)

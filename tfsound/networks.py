@@ -33,6 +33,7 @@ def _shortcut(x, filters: int, *, strides: int, name: str):
 
 def _bottleneck_block(x, width: int, *, strides: int, name: str):
     """1x1, 3x3, 1x1 convolutions beside a shortcut; 4 x width channels out (He et al. 2016, figure 5)."""
+    # He et al. put the stride into the first 1x1, which then never sees three quarters of its input.
     shortcut = _shortcut(x, 4 * width, strides=strides, name=name)
     x = layers.ReLU()(_convolve(x, width, 1, strides=1, name=f"{name}_1"))
     x = layers.ReLU()(_convolve(x, width, 3, strides=strides, name=f"{name}_2"))
@@ -91,7 +92,9 @@ def build_encoder(
       length 1.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name, or dtype policy.
+
+    Source: Jansen et al. 2018, section 4.2.
     """
     if name not in ENCODERS:
         raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {name!r}.")

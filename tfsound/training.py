@@ -3,6 +3,8 @@
 A run's folder holds `config.json` (what it was asked for), `checkpoints/`, `log.csv`, `tensorboard/`, and
 at the end `encoder.keras` with `encoder.json`. Each file or folder appears under its name only when it is
 complete, so a run killed at any moment resumes from its last checkpoint when it is started again.
+
+An epoch is the stretch between two checkpoints: it ends with a row of `log.csv` and a checkpoint.
 """
 
 import csv
@@ -12,8 +14,10 @@ import json
 import math
 import os
 import shutil
+import sys
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -23,6 +27,7 @@ ENCODER_NAME = "encoder.keras"
 ENCODER_INFO_NAME = "encoder.json"
 _CONFIG_NAME = "config.json"
 _CHECKPOINTS = "checkpoints"
+_WEIGHTS_NAME = "model.weights.h5"
 LOG_NAME = "log.csv"
 _KEPT_CHECKPOINTS = 2
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -40,6 +45,9 @@ class TrainingRun:
     num_steps: int
     final: dict[str, float]
 
+    def __str__(self) -> str:
+        return f"trained {self.output}: {self.num_steps} steps, loss {self.final['loss']:.4f}"
+
 
 @functools.cache
 def strategy() -> tf.distribute.Strategy:
@@ -51,6 +59,11 @@ def strategy() -> tf.distribute.Strategy:
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.get_strategy()
+
+
+def progress_seconds() -> float:
+    """The time between two refreshes of a progress bar: short for eyes, long for log files."""
+    return 1.0 if sys.stderr.isatty() else 10.0
 
 
 def _write_json(path: str, fields: dict) -> None:
@@ -81,21 +94,32 @@ class Checkpoints(keras.callbacks.Callback):
         return os.path.join(self._directory, f"step-{step:08d}")
 
     def restore(self, model: keras.Model) -> int:
-        """Loads the last checkpoint into a built model and optimizer; returns its step, 0 for none."""
+        """Loads the last readable checkpoint into a built model and optimizer; returns its step, 0 for none.
+
+        A damaged one (of a machine that lost power, say) is removed, and the one before it serves.
+
+        Raises:
+          TrainingError: every checkpoint is damaged.
+        """
         steps = self.steps()
-        if not steps:
-            return 0
-        model.load_weights(os.path.join(self._path(steps[-1]), "model.weights.h5"))
-        return steps[-1]
+        for step in reversed(steps):
+            try:
+                model.load_weights(os.path.join(self._path(step), _WEIGHTS_NAME))
+            except (OSError, KeyError, ValueError) as error:
+                print(f"{self._path(step)} is damaged and was removed ({error}).", file=sys.stderr)
+                shutil.rmtree(self._path(step))
+            else:
+                return step
+        if steps:
+            raise TrainingError(f"no checkpoint in {self._directory} can be read; pass --overwrite.")
+        return 0
 
     def save(self) -> None:
         step = int(self.model.optimizer.iterations)
-        if step in self.steps():
-            return
         temporary = self._path(step) + ".tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         os.makedirs(temporary)
-        self.model.save_weights(os.path.join(temporary, "model.weights.h5"))
+        self.model.save_weights(os.path.join(temporary, _WEIGHTS_NAME))
         os.rename(temporary, self._path(step))
         for old in self.steps()[:-_KEPT_CHECKPOINTS]:
             shutil.rmtree(self._path(old))
@@ -109,23 +133,33 @@ class _Progress(keras.callbacks.Callback):
 
     def __init__(self, first_step: int, num_steps: int):
         super().__init__()
-        self._bar = tqdm(total=num_steps, initial=first_step, desc="train", unit=" steps", dynamic_ncols=True)
+        self._bar = tqdm(
+            total=num_steps, initial=first_step, desc="train", unit=" steps", dynamic_ncols=True,
+            mininterval=progress_seconds(),
+        )  # fmt: skip
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None):
+        self._bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()}, refresh=False)
         self._bar.update()
-        if batch % 10 == 0:
-            self._bar.set_postfix({name: f"{float(value):.4f}" for name, value in (logs or {}).items()})
 
     def close(self) -> None:
         self._bar.close()
+
+
+_REMEDY = "start anew with a lower learning_rate and --overwrite."
 
 
 class _Watch(keras.callbacks.Callback):
     """Adds the learning rate to what the loggers write, before them; stops a run that has diverged."""
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        if not all(math.isfinite(float(value)) for value in logs.values()):
-            raise TrainingError(f"the loss is no longer a number in epoch {epoch} ({logs}); lower learning_rate.")
+        step = int(self.model.optimizer.iterations)
+        means = " ".join(f"{name}={value:.4g}" for name, value in logs.items())
+        if not all(math.isfinite(value) for value in logs.values()):
+            raise TrainingError(f"the loss is no longer a number at step {step} ({means}); {_REMEDY}")
+        # The last step of an epoch may spoil the weights after its loss was taken.
+        if not all(np.isfinite(weights).all() for weights in self.model.get_weights()):
+            raise TrainingError(f"weights are no longer numbers at step {step} ({means}); {_REMEDY}")
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
@@ -139,7 +173,7 @@ class _Log(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         step = int(self.model.optimizer.iterations)
-        self._rows.append({"epoch": epoch, "step": step, **(logs or {})})
+        self._rows.append({"epoch": epoch, "step": step, **logs})
         with open(self._path + ".tmp", "w", newline="") as file:
             writer = csv.DictWriter(file, list(self._rows[0]))
             writer.writeheader()
@@ -157,24 +191,33 @@ def read_log(path: str) -> list[dict[str, float]]:
 
 def _open_run(output: str, config: dict, overwrite: bool) -> None:
     """Makes the run's folder, or takes up one that was begun with the same configuration."""
-    path = os.path.join(output, _CONFIG_NAME)
-    if overwrite and os.path.exists(path):
+    begun = _begun(output)
+    if begun and overwrite:
         shutil.rmtree(output)
-    if os.path.exists(os.path.join(output, ENCODER_INFO_NAME)):
+    elif os.path.exists(os.path.join(output, ENCODER_INFO_NAME)):
         raise TrainingError(f"{output} is a finished run; pass --overwrite to train it anew.")
-    if os.path.exists(path):
-        with open(path) as file:
-            begun = json.load(file)
+    elif begun:
         different = sorted(key for key in config if begun.get(key) != config[key])
         if different:
             shown = ", ".join(f"{key}: {begun.get(key)!r} then, {config[key]!r} now" for key in different)
             raise TrainingError(
                 f"{output} was begun with other settings ({shown}); resume with the same, or pass --overwrite."
             )
-    elif os.path.isdir(output) and os.listdir(output):
+    elif os.path.isfile(output) or (os.path.isdir(output) and os.listdir(output)):
         raise TrainingError(f"{output} exists and is no training run; name another output.")
     os.makedirs(output, exist_ok=True)
-    _write_json(path, config)
+    _write_json(os.path.join(output, _CONFIG_NAME), config)
+
+
+def _begun(output: str) -> dict:
+    """The configuration of the run in a folder; empty where there is none of ours."""
+    try:
+        with open(os.path.join(output, _CONFIG_NAME)) as file:
+            config = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    # Others name files config.json too, and --overwrite must not take theirs for a run.
+    return config if isinstance(config, dict) and "steps_per_checkpoint" in config else {}
 
 
 def learning_rate_schedule(learning_rate: float, num_steps: int, decay: str):
@@ -231,17 +274,20 @@ def train(
       DatasetError: triplets that are missing, damaged or do not fit together; ValueError: a parameter is
       out of range; TrainingError: the folder holds another run, or the loss is no longer a number.
     """
-    config = dict(locals(), triplets=list(triplets))
-    del config["output"], config["overwrite"]
-    _require_valid(config)
     mel_params, num_triplets = examples.read_triplet_infos(list(triplets))
-    if batch_size > num_triplets:
-        raise ValueError(f"batch_size {batch_size} exceeds the {num_triplets} triplets; lower it or sample more.")
-    _open_run(output, config, overwrite)
-
+    config = {
+        "triplets": list(triplets), "num_triplets": num_triplets, "encoder": encoder,
+        "embedding_dim": embedding_dim, "num_steps": num_steps, "batch_size": batch_size,
+        "learning_rate": learning_rate, "learning_rate_decay": learning_rate_decay, "margin": margin,
+        "semi_hard": semi_hard, "precision": precision, "steps_per_checkpoint": steps_per_checkpoint,
+        "seed": seed,
+    }  # fmt: skip
+    _require_valid(config)
     keras.utils.set_random_seed(seed)
     with strategy().scope():
+        # Before the run's folder, so that settings which no model can be made of leave none.
         model = _compiled_model(config, mel_params)
+        _open_run(output, config, overwrite)
         checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
         first_step = checkpoints.restore(model)
     _fit(model, checkpoints, first_step, config, mel_params, output)
@@ -253,6 +299,11 @@ def _require_valid(config: dict) -> None:
     for name in ("num_steps", "batch_size", "steps_per_checkpoint", "embedding_dim"):
         if config[name] < 1:
             raise ValueError(f"{name} must be at least 1, got {config[name]}.")
+    if config["batch_size"] > config["num_triplets"]:
+        raise ValueError(
+            f"batch_size {config['batch_size']} exceeds the {config['num_triplets']} triplets; "
+            "lower it or sample more."
+        )
     if not config["learning_rate"] > 0:
         raise ValueError(f"learning_rate must be positive, got {config['learning_rate']}.")
     if config["precision"] not in PRECISIONS:
@@ -283,22 +334,22 @@ def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.TripletMo
 
 
 def _fit(model, checkpoints: Checkpoints, first_step: int, config: dict, mel_params, output: str) -> None:
-    """Trains from `first_step`, where the last epoch ended, to the end. An epoch is a checkpoint interval."""
-    num_steps, interval = config["num_steps"], min(config["steps_per_checkpoint"], config["num_steps"])
-    num_epochs, rest = divmod(num_steps, interval)
-    first_epoch = -(-first_step // interval)
-    # (first epoch, end, steps an epoch): the whole epochs left, then the shorter last one, if any.
-    stretches = [(first_epoch, num_epochs, interval), (max(first_epoch, num_epochs), num_epochs + 1, rest)]
+    """Trains from `first_step`, where an epoch ended, to the last step."""
+    num_steps, interval = config["num_steps"], config["steps_per_checkpoint"]
+    num_whole, rest = divmod(num_steps, interval)
+    epoch = math.ceil(first_step / interval)
     progress = _Progress(first_step, num_steps)
     callbacks = [
         _Watch(),
+        # Before the checkpoint: killed between the two, a run logs that epoch again and not never.
+        _Log(os.path.join(output, LOG_NAME), epoch),
         checkpoints,
-        _Log(os.path.join(output, LOG_NAME), first_epoch),
         keras.callbacks.TensorBoard(os.path.join(output, "tensorboard")),
         progress,
     ]
     try:
-        for epoch, end, steps in stretches:
+        # The whole epochs that are left, then a shorter last one.
+        for end, steps in ((num_whole, interval), (num_whole + 1, rest)):
             if epoch >= end or not steps:
                 continue
             data = examples.triplet_dataset(
@@ -306,9 +357,11 @@ def _fit(model, checkpoints: Checkpoints, first_step: int, config: dict, mel_par
                 mel_params=mel_params, first_batch=epoch * interval,
             )  # fmt: skip
             model.fit(
-                data, initial_epoch=epoch, epochs=end, steps_per_epoch=steps, verbose=0, callbacks=callbacks
-            )
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+                data, initial_epoch=epoch, epochs=end, steps_per_epoch=steps, shuffle=False, verbose=0,
+                callbacks=callbacks,
+            )  # fmt: skip
+            epoch = end
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
         for directory in config["triplets"]:
             info = examples.read_dataset_info(directory, kind=examples.TRIPLETS)
             examples.require_undamaged(directory, info)
@@ -335,7 +388,10 @@ def load_encoder(run: str) -> tuple[keras.Model, mel.MelParams]:
     """
     info_path = os.path.join(run, ENCODER_INFO_NAME)
     if not os.path.exists(info_path):
-        state = "was not finished; train it to its end" if os.path.isdir(run) else "does not exist"
+        if _begun(run):
+            state = "was not finished; train it to its end"
+        else:
+            state = "is no training run" if os.path.exists(run) else "does not exist"
         raise TrainingError(f"{run} holds no trained encoder ({ENCODER_INFO_NAME}): it {state}.")
     with open(info_path) as file:
         mel_params = mel.MelParams.from_dict(json.load(file)["mel_params"])

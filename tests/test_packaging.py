@@ -1,0 +1,39 @@
+import configparser
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import tfsound
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def setup_cfg():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_every_package_is_listed():
+    listed = set(setup_cfg()["options"]["packages"].split())
+    found = {"tfsound.beam", "tfsound.export"}
+    for path in (ROOT / "tfsound").rglob("__init__.py"):
+        found.add(".".join(path.parent.relative_to(ROOT).parts))
+    assert listed == found
+
+
+def test_a_wheel_holds_every_module(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--wheel-dir", str(tmp_path), str(ROOT)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("tfsound-*.whl")
+    assert wheel.name.startswith(f"tfsound-{tfsound.__version__}-")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.endswith(".py")}
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "tfsound").rglob("*.py")}
+    for folder in ("beam", "export"):
+        expected |= {f"tfsound/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
+    assert packed == expected
