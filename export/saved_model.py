@@ -142,9 +142,7 @@ def _write_warm_up(directory: str, mel_params: mel.MelParams) -> bool:
     request.model_spec.signature_name = "serving_default"
     silence = np.zeros([1, mel_params.context_samples], np.float32)
     request.inputs["waveform"].CopyFrom(tf.make_tensor_proto(silence))
-    log = prediction_log_pb2.PredictionLog(
-        predict_log=prediction_log_pb2.PredictLog(request=request)
-    )
+    log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
     path = os.path.join(directory, "assets.extra", "tf_serving_warmup_requests")
     with tf.io.TFRecordWriter(path) as writer:
         writer.write(log.SerializeToString())
@@ -219,8 +217,12 @@ def export(run: str, output: str) -> Export:
 
 
 def largest_difference(path: str, encoder: keras.Model, mel_params: mel.MelParams) -> float:
-    """The largest difference of an embedding's component between an export and the live encoder; NaN if one is."""
-    signature = tf.saved_model.load(path).signatures["serving_default"]
+    """The largest difference of an embedding's component between an export and the live encoder.
+
+    It is NaN where either gives NaN.
+    """
+    loaded = tf.saved_model.load(path)  # a signature alone does not keep its variables alive
+    signature = loaded.signatures["serving_default"]
     rng = np.random.default_rng(0)
     differences = []
     for num_samples in (1, mel_params.context_samples, 3 * mel_params.sample_rate):

@@ -39,25 +39,26 @@ def load_embed(model: str) -> tuple[Embed, mel.MelParams]:
     """The embedding function of a finished run, or of an exported SavedModel.
 
     Raises:
-      TrainingError: the folder is neither.
+      TrainingError: the folder is neither; EvaluationError: a SavedModel that tfsound did not export.
     """
     versions = [name for name in tf.io.gfile.listdir(model) if name.isdigit()] if os.path.isdir(model) else []
     if versions:
         model = os.path.join(model, max(versions, key=int))
     if os.path.exists(os.path.join(model, "saved_model.pb")):
-        loaded = tf.saved_model.load(model)
-        with open(os.path.join(model, "assets", "mel_params.json")) as file:
-            mel_params = mel.MelParams.from_dict(json.load(file))
-        signature = loaded.signatures["log_mel"]
-
-        def embed(log_mel: np.ndarray) -> np.ndarray:
-            embedding = signature(log_mel=tf.constant(log_mel, tf.float32))["embedding"].numpy()
-            return embedding
-
-        embed.loaded = loaded  # a signature alone does not keep its variables alive
-        return embed, mel_params
+        return _load_saved_model(model)
     encoder, mel_params = training.load_encoder(model)
-    return lambda log_mel: np.asarray(encoder(log_mel, training=False)), mel_params
+    return lambda log_mel: encoder(log_mel, training=False).numpy(), mel_params
+
+
+def _load_saved_model(model: str) -> tuple[Embed, mel.MelParams]:
+    mel_params_path = os.path.join(model, "assets", "mel_params.json")
+    if not os.path.exists(mel_params_path):
+        raise EvaluationError(f"{model} was not exported by tfsound: it holds no assets/mel_params.json.")
+    with open(mel_params_path) as file:
+        mel_params = mel.MelParams.from_dict(json.load(file))
+    loaded = tf.saved_model.load(model)
+    # Through `loaded`, because a signature alone does not keep its variables alive.
+    return lambda log_mel: loaded.signatures["log_mel"](log_mel=log_mel)["embedding"].numpy(), mel_params
 
 
 def clip_windows(clip: examples.Clip, mel_params: mel.MelParams) -> np.ndarray:
@@ -78,38 +79,38 @@ class Segments:
     labels: tuple[tuple[str, ...], ...]
 
 
-def _batches(
-    clips: Iterable[examples.Clip], mel_params: mel.MelParams
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(windows, the number of the clip of each), batched over clips."""
-    held, owners, count = [], [], 0
-    for number, clip in enumerate(clips):
-        windows = clip_windows(clip, mel_params)
-        held.append(windows)
-        owners.append(np.full(len(windows), number))
-        count += len(windows)
-        if count >= _WINDOWS_PER_BATCH:
-            yield np.concatenate(held), np.concatenate(owners)
-            held, owners, count = [], [], 0
+def _batches(clips: Iterable[examples.Clip], mel_params: mel.MelParams) -> Iterator[list[examples.Clip]]:
+    """The clips in lists that hold about `_WINDOWS_PER_BATCH` windows each, so that memory is bounded."""
+    held, num_windows = [], 0
+    for clip in clips:
+        held.append(clip)
+        num_windows += mel_params.num_windows(len(clip.mel_energy))
+        if num_windows >= _WINDOWS_PER_BATCH:
+            yield held
+            held, num_windows = [], 0
     if held:
-        yield np.concatenate(held), np.concatenate(owners)
+        yield held
 
 
-def embed_segments(clips: list[examples.Clip], embed: Embed, mel_params: mel.MelParams) -> Segments:
-    """Embeds the windows of each clip and averages them over the clip."""
-    sums, counts = None, np.zeros(len(clips))
-    for windows, owners in _batches(tqdm(clips, desc="embed", unit=" clips", leave=False), mel_params):
-        vectors = np.asarray(embed(windows), np.float64)
-        if sums is None:
-            sums = np.zeros((len(clips), vectors.shape[1]))
-        np.add.at(sums, owners, vectors)
-        np.add.at(counts, owners, 1)
-    return Segments(
-        embeddings=(sums / counts[:, None]).astype(np.float32),
-        clip_ids=tuple(clip.clip_id for clip in clips),
-        recording_ids=tuple(clip.recording_id for clip in clips),
-        labels=tuple(clip.labels for clip in clips),
-    )
+def embed_segments(clips: Iterable[examples.Clip], embed: Embed, mel_params: mel.MelParams) -> Segments:
+    """Embeds the windows of each clip and averages them over the clip; clips may be a stream.
+
+    Raises:
+      EvaluationError: no clip at all, or one shorter than a context window.
+    """
+    means, descriptions = [], []
+    clips = tqdm(clips, desc="embed", unit=" clips", leave=False, mininterval=training.progress_seconds())
+    for batch in _batches(clips, mel_params):
+        windows = [clip_windows(clip, mel_params) for clip in batch]
+        ends = np.cumsum([len(clip) for clip in windows])
+        for clip, vectors in zip(batch, np.split(embed(np.concatenate(windows)), ends[:-1]), strict=True):
+            if not len(vectors):
+                raise EvaluationError(f"clip {clip.clip_id!r} is shorter than a context window; leave it out.")
+            means.append(vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
+            descriptions.append((clip.clip_id, clip.recording_id, clip.labels))
+    if not means:
+        raise EvaluationError("there is no clip to embed; halves of recordings need clips of two windows.")
+    return Segments(np.stack(means), *zip(*descriptions, strict=True))
 
 
 def label_matrix(labels: Iterable[tuple[str, ...]]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -123,19 +124,17 @@ def label_matrix(labels: Iterable[tuple[str, ...]]) -> tuple[np.ndarray, tuple[s
     return matrix, names
 
 
-def halve(clips: list[examples.Clip], mel_params: mel.MelParams) -> list[examples.Clip]:
-    """Each clip of at least two windows as two clips, labelled by their recording.
+def halve(clips: Iterable[examples.Clip], mel_params: mel.MelParams) -> Iterator[examples.Clip]:
+    """Yields each clip of at least two windows as two clips, labelled by their recording.
 
     For sound without labels: is the other half of a recording nearer than other recordings are?
     """
-    halves = []
     for clip in clips:
         num_windows = mel_params.num_windows(len(clip.mel_energy))
         cut = num_windows // 2 * mel_params.context_frames
         if cut:
             for part in (clip.mel_energy[:cut], clip.mel_energy[cut:]):
-                halves.append(dataclasses.replace(clip, mel_energy=part, labels=(clip.recording_id,)))
-    return halves
+                yield dataclasses.replace(clip, mel_energy=part, labels=(clip.recording_id,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,16 +198,9 @@ def merge(evaluations: list[Evaluation]) -> Evaluation:
 
 
 def query_by_example(
-    clips: list[examples.Clip],
-    embed: Embed,
-    mel_params: mel.MelParams,
-    *,
-    num_present: int = 100,
-    num_absent: int = 100,
-    seed: int = 0,
+    segments: Segments, *, num_present: int = 100, num_absent: int = 100, seed: int = 0
 ) -> metrics.QueryByExampleResult:
-    """The retrieval protocol of section 4.3 on labelled clips: see `metrics.query_by_example_map`."""
-    segments = embed_segments(clips, embed, mel_params)
+    """The retrieval protocol of section 4.3 on labelled segments: see `metrics.query_by_example_map`."""
     matrix, names = label_matrix(segments.labels)
     return metrics.query_by_example_map(
         segments.embeddings, matrix, num_present=num_present, num_absent=num_absent,
@@ -247,40 +239,48 @@ def evaluate(
 
     Raises:
       DatasetError: the clips are missing or damaged, or have no such fold; TrainingError: no such model;
-      ValueError: the front ends differ; EvaluationError: no class has two segments.
+      ValueError: the front ends differ; EvaluationError: nothing can be scored.
     """
     if by not in ("labels", "recordings"):
         raise ValueError(f"by must be 'labels' or 'recordings', got {by!r}.")
     embed, mel_params = load_embed(model)
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     mel_params.require_equal(info.mel_params, clips)
-    parts = []
-    for fold in folds or ("",):
-        chosen = list(examples.iter_clips(clips, folds=(fold,) if folds else ()))
-        if by == "recordings":
-            chosen = halve(chosen, mel_params)
-        results = {
-            name: query_by_example(
-                chosen, function, mel_params, num_present=num_present, num_absent=num_absent, seed=seed
+    evaluation = merge(
+        [
+            _evaluate_fold(
+                clips, fold, embed, mel_params,
+                by=by, topline=topline, num_present=num_present, num_absent=num_absent, seed=seed,
             )
-            for name, function in ((BASELINE, embed_baseline), (LEARNED, embed))
-        }
-        learned = results[LEARNED]
-        if not learned.num_classes_scored:
-            raise EvaluationError(
-                f"{clips}{f', fold {fold}' if fold else ''}: no class of {len(chosen)} segments has two of them "
-                "and another without, so nothing can be scored; evaluate by recordings, or label the clips."
-            )
-        parts.append(
-            Evaluation(
-                by=by, folds=(fold,), scores={name: (result.mean,) for name, result in results.items()},
-                chance=learned.chance, protocol=learned.protocol, num_segments=len(chosen), topline=topline,
-            )  # fmt: skip
-        )
-    evaluation = merge(parts)
+            for fold in folds or ("",)
+        ]
+    )  # fmt: skip
     if output:
         write_evaluation(evaluation, output)
     return evaluation
+
+
+def _evaluate_fold(
+    clips: str, fold: str, embed: Embed, mel_params: mel.MelParams, *, by: str, topline: float | None, **draws
+) -> Evaluation:
+    """Scores one fold, or all clips for ""."""
+    results = {}
+    for name, function in ((BASELINE, embed_baseline), (LEARNED, embed)):
+        chosen = examples.iter_clips(clips, folds=(fold,) if fold else ())
+        if by == "recordings":
+            chosen = halve(chosen, mel_params)
+        segments = embed_segments(chosen, function, mel_params)
+        results[name] = query_by_example(segments, **draws)
+    num_segments, learned = len(segments.embeddings), results[LEARNED]
+    if not learned.num_classes_scored:
+        raise EvaluationError(
+            f"{clips}{f', fold {fold}' if fold else ''}: no class of {num_segments} segments has two of them "
+            "and another without, so nothing can be scored; evaluate by recordings, or label the clips."
+        )
+    return Evaluation(
+        by=by, folds=(fold,), scores={name: (result.mean,) for name, result in results.items()},
+        chance=learned.chance, protocol=learned.protocol, num_segments=num_segments, topline=topline,
+    )  # fmt: skip
 
 
 def write_evaluation(evaluation: Evaluation, output: str) -> None:

@@ -139,7 +139,7 @@ def read_dataset_info(directory: str, *, kind: str) -> DatasetInfo:
         if found != shard.num_bytes:
             state = "is missing" if found is None else f"has {found} bytes"
             raise DatasetError(
-                f"{shard_path} {state}, expected {shard.num_bytes} bytes; copy it again or make the set again."
+                f"{shard_path} {state}, expected {shard.num_bytes}; copy it again or make the set again."
             )
     return info
 

@@ -61,7 +61,7 @@ def semi_hard_negatives(
 
     Args:
       anchor, positive: (batch, embedding_dim).
-      candidates: (num_candidates, embedding_dim), at least one: the negatives of the whole batch, all replicas.
+      candidates: (num_candidates, embedding_dim), at least one; the negatives of all replicas.
       is_negative: bool, (batch, num_candidates), false where a candidate must not serve an anchor.
 
     Returns:

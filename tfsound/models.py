@@ -54,8 +54,12 @@ class TripletModel(keras.Model):
         self._negative_distance = keras.metrics.Mean("negative_distance")
 
     def get_config(self) -> dict:
-        encoder = keras.saving.serialize_keras_object(self.audio_encoder)
-        return {"audio_encoder": encoder, "margin": self.margin, "semi_hard": self.semi_hard, "name": self.name}
+        return {
+            "name": self.name,
+            "audio_encoder": keras.saving.serialize_keras_object(self.audio_encoder),
+            "margin": self.margin,
+            "semi_hard": self.semi_hard,
+        }
 
     @classmethod
     def from_config(cls, config: dict) -> "TripletModel":
@@ -71,7 +75,7 @@ class TripletModel(keras.Model):
         return self.audio_encoder(log_mel, training=training)
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step of gradient descent on the loss of the global batch; returns the means since the epoch began."""
+        """One step down the gradient of the global batch's loss; returns the epoch's means so far."""
         with tf.GradientTape() as tape:
             anchor, positive, negative = self.embed_triplets(batch, training=True)
             loss = self.batch_loss(batch, anchor, positive, negative)

@@ -96,20 +96,18 @@ class Checkpoints(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> int:
         """Loads the last readable checkpoint into a built model and optimizer; returns its step, 0 for none.
 
-        A damaged one (of a machine that lost power, say) is removed, and the one before it serves.
+        Where one cannot be read (the machine lost power, say), the one before it serves.
 
         Raises:
-          TrainingError: every checkpoint is damaged.
+          TrainingError: there are checkpoints, and none can be read.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 model.load_weights(os.path.join(self._path(step), _WEIGHTS_NAME))
-            except (OSError, KeyError, ValueError) as error:
-                print(f"{self._path(step)} is damaged and was removed ({error}).", file=sys.stderr)
-                shutil.rmtree(self._path(step))
-            else:
                 return step
+            except OSError as error:
+                print(f"{self._path(step)} cannot be read, trying the one before it: {error}", file=sys.stderr)
         if steps:
             raise TrainingError(f"no checkpoint in {self._directory} can be read; pass --overwrite.")
         return 0
@@ -120,6 +118,7 @@ class Checkpoints(keras.callbacks.Callback):
         shutil.rmtree(temporary, ignore_errors=True)
         os.makedirs(temporary)
         self.model.save_weights(os.path.join(temporary, _WEIGHTS_NAME))
+        shutil.rmtree(self._path(step), ignore_errors=True)  # one that could not be read
         os.rename(temporary, self._path(step))
         for old in self.steps()[:-_KEPT_CHECKPOINTS]:
             shutil.rmtree(self._path(old))
@@ -201,7 +200,7 @@ def _open_run(output: str, config: dict, overwrite: bool) -> None:
         if different:
             shown = ", ".join(f"{key}: {begun.get(key)!r} then, {config[key]!r} now" for key in different)
             raise TrainingError(
-                f"{output} was begun with other settings ({shown}); resume with the same, or pass --overwrite."
+                f"{output} was begun with other settings ({shown}); use the same, or pass --overwrite."
             )
     elif os.path.isfile(output) or (os.path.isdir(output) and os.listdir(output)):
         raise TrainingError(f"{output} exists and is no training run; name another output.")
