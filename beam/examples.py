@@ -100,10 +100,12 @@ def cut_on_windows(
 @functools.cache
 def _mel_energies_function(mel_params: mel.MelParams):
     """Waveform -> mel energies, traced once a process and front end."""
-    return tf.function(
-        lambda samples: mel.mel_energies(mel.pad_to_context(samples, mel_params), mel_params),
-        input_signature=[tf.TensorSpec([None], tf.float32)],
-    )
+
+    def mel_energies(samples):
+        with tf.device("/CPU:0"):  # the same bytes with a GPU and without
+            return mel.mel_energies(mel.pad_to_context(samples, mel_params), mel_params)
+
+    return tf.function(mel_energies, input_signature=[tf.TensorSpec([None], tf.float32)])
 
 
 def clip_examples(
@@ -316,8 +318,8 @@ def make_examples(
     """
     if max_clip_seconds <= 0 or not 0 <= max_failure_fraction <= 1 or num_shards < 0:
         raise ValueError(
-            "max_clip_seconds must be positive, max_failure_fraction in [0, 1] and num_shards at least 0, got "
-            f"{max_clip_seconds}, {max_failure_fraction} and {num_shards}."
+            "max_clip_seconds must be positive, max_failure_fraction in [0, 1] and num_shards at least 0, "
+            f"got {max_clip_seconds}, {max_failure_fraction} and {num_shards}."
         )
     mel_params = mel.preset(mel_preset)
     options = running.beam_options(
@@ -333,6 +335,7 @@ def make_examples(
                     pipeline | "Manifest" >> beam.Create([manifest]) | ComputeMelExamples(settings)
                 ),
                 options,
+                cancel=pending.discard,
             )
         summaries = pending.take_summaries()
         failures = sorted(

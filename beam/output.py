@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ FAILURES_NAME = "failures.jsonl"
 _PROGRESS = "progress"
 _SUMMARIES = "summaries"
 INDEX = "index"
-_WORK_FOLDERS = (_PROGRESS, _SUMMARIES, INDEX)
+_REPLACED = "replaced"
 
 
 class JobError(RuntimeError):
@@ -35,35 +37,44 @@ class PendingOutput:
     """The pending folder of one job.
 
     Raises:
-      JobError: the output exists and `overwrite` is off, or it is a folder that no job of ours made.
+      JobError: the output exists and `overwrite` is off; it, or the pending folder, is none of ours.
     """
 
     def __init__(self, output: str, *, overwrite: bool):
         self.output = output.rstrip("/")
         self.path = self.output + ".partial"
-        if tf.io.gfile.exists(self.output):
-            finished = tf.io.gfile.exists(os.path.join(self.output, examples.INFO_NAME))
-            empty = tf.io.gfile.isdir(self.output) and not tf.io.gfile.listdir(self.output)
-            if not finished and not empty:
+        if _is_in_use(self.output):
+            if not tf.io.gfile.exists(os.path.join(self.output, examples.INFO_NAME)):
                 raise JobError(
                     f"{self.output} exists and is no data set of ours; name another output or remove it."
                 )
-            if finished and not overwrite:
+            if not overwrite:
                 raise JobError(f"{self.output} is a finished data set; pass --overwrite to replace it.")
+        if _is_in_use(self.path) and not tf.io.gfile.exists(os.path.join(self.path, _PROGRESS)):
+            raise JobError(
+                f"{self.path} exists and was left by no job of ours; name another output or remove it."
+            )
         self.discard()
-        for name in _WORK_FOLDERS:
+        for name in (_PROGRESS, _SUMMARIES, INDEX):
             tf.io.gfile.makedirs(os.path.join(self.path, name))
 
     def discard(self) -> None:
-        if tf.io.gfile.exists(self.path):
+        """Removes the folder, and so cancels the job."""
+        if not tf.io.gfile.exists(self.path):
+            return
+        if "://" in self.path:
             tf.io.gfile.rmtree(self.path)
+            return
+        # Renamed first, so that workers, who notice only later, cannot put new files into it meanwhile.
+        trash = tempfile.mkdtemp(prefix=os.path.basename(self.path), dir=os.path.dirname(self.path) or ".")
+        os.rename(self.path, os.path.join(trash, "discarded"))
+        shutil.rmtree(trash)
 
     def write_failures(self, failures: list[dict]) -> str:
         """Writes `failures.jsonl`, a failure a line; returns its path."""
         path = os.path.join(self.path, FAILURES_NAME)
         with tf.io.gfile.GFile(path, "w") as file:
-            for failure in failures:
-                file.write(json.dumps(failure, ensure_ascii=False) + "\n")
+            file.write("".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures))
         return path
 
     def take_summaries(self) -> list[dict]:
@@ -78,36 +89,73 @@ class PendingOutput:
         return summaries
 
     def publish(self, info: examples.DatasetInfo) -> None:
-        """Writes the sidecar and moves everything to the output, sidecar last."""
-        for name in _WORK_FOLDERS:
-            tf.io.gfile.rmtree(os.path.join(self.path, name))
+        """Writes the sidecar and moves everything to the output, in place of what is there."""
         with tf.io.gfile.GFile(os.path.join(self.path, examples.INFO_NAME), "w") as file:
             file.write(info.to_json())
+        if "://" in self.output:
+            self._publish_files(info)
+            return
+        # The set that is replaced stays whole until now, when two renames put the new one in its place.
+        replaced = os.path.join(self.path, _REPLACED)
+        if os.path.exists(self.output):
+            os.rename(self.output, replaced)
+        os.rename(self.path, self.output)
+        for name in set(os.listdir(self.output)) - _published_names(info):
+            _remove(os.path.join(self.output, name))
+
+    def _publish_files(self, info: examples.DatasetInfo) -> None:
+        """Object stores rename no folders: the old set's sidecar goes first, the new one's comes last."""
         if tf.io.gfile.exists(self.output):
-            # The sidecar goes first, so that the old set never looks whole while it is being removed.
             old_info = os.path.join(self.output, examples.INFO_NAME)
             if tf.io.gfile.exists(old_info):
                 tf.io.gfile.remove(old_info)
             tf.io.gfile.rmtree(self.output)
-        if "://" not in self.output:
-            os.rename(self.path, self.output)
-            return
         tf.io.gfile.makedirs(self.output)
-        names = [name for name in tf.io.gfile.listdir(self.path) if name != examples.INFO_NAME]
-        for name in [*names, examples.INFO_NAME]:
-            tf.io.gfile.rename(os.path.join(self.path, name), os.path.join(self.output, name))
+        for name in [*sorted(_published_names(info) - {examples.INFO_NAME}), examples.INFO_NAME]:
+            source = os.path.join(self.path, name)
+            if tf.io.gfile.exists(source):
+                tf.io.gfile.rename(source, os.path.join(self.output, name))
         self.discard()
+
+
+def _is_in_use(path: str) -> bool:
+    """Whether there is a file, or a folder that holds anything."""
+    return tf.io.gfile.exists(path) and not (tf.io.gfile.isdir(path) and not tf.io.gfile.listdir(path))
+
+
+def _published_names(info: examples.DatasetInfo) -> set[str]:
+    return {shard.name for shard in info.shards} | {FAILURES_NAME, examples.INFO_NAME}
+
+
+def _remove(path: str) -> None:
+    if tf.io.gfile.isdir(path):
+        tf.io.gfile.rmtree(path)
+    else:
+        tf.io.gfile.remove(path)
 
 
 @contextlib.contextmanager
 def pending_output(output: str, *, overwrite: bool) -> Iterator[PendingOutput]:
-    """A `PendingOutput` that an interruption removes; after an error it stays, with its failures."""
-    pending = PendingOutput(output, overwrite=overwrite)
+    """A `PendingOutput` that an interruption removes; after an error it stays, with its failures.
+
+    Raises:
+      JobError: as `PendingOutput`; also when the folder, or a file in it, cannot be written.
+    """
     try:
-        yield pending
-    except KeyboardInterrupt:
-        pending.discard()
-        raise
+        pending = PendingOutput(output, overwrite=overwrite)
+        try:
+            yield pending
+        except KeyboardInterrupt:
+            pending.discard()
+            raise
+    except (tf.errors.OpError, OSError) as error:
+        raise _cannot_be_written(output, error) from error
+
+
+def _cannot_be_written(path: str, error: Exception) -> JobError:
+    """The commonest reason is a full disk, which the message names."""
+    reason = getattr(error, "message", error)
+    return JobError(f"{path} cannot be written: {reason}; nothing was published.")
 
 
 @contextlib.contextmanager
@@ -123,8 +171,7 @@ def shard_writer(pending_path: str, name: str) -> Iterator[tf.io.TFRecordWriter]
             yield writer
         tf.io.gfile.rename(temporary, path, overwrite=True)
     except tf.errors.OpError as error:
-        # The commonest reason is a full disk, and this message names it.
-        raise JobError(f"{path} cannot be written: {error.message}; nothing was published.") from error
+        raise _cannot_be_written(path, error) from error
 
 
 def finished_shard(pending_path: str, name: str, num_examples: int) -> examples.Shard:

@@ -1,19 +1,57 @@
 """How jobs run: on this machine by default, on any Beam runner by flag."""
 
+import concurrent.futures
 import contextlib
+import io
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
+from apache_beam.portability import python_urns
+from apache_beam.portability.api import beam_fn_api_pb2
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
 
 from tfsound.beam.output import JobError
 
 # Named in full: `DirectRunner` first tries to download another runner's binary.
 _LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 _WORKER_MODES = {"threads": "multi_threading", "processes": "multi_processing"}
+# Ctrl-C in a terminal goes to the workers, too, but it is the launching process that stops them. They take
+# no GPU; what they print is not for the user, since errors come back to the launching process.
+_WORKER_COMMAND = (
+    "trap '' INT; exec env CUDA_VISIBLE_DEVICES=-1 "
+    f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main 2>/dev/null"
+)
+# How long an interrupted job waits for its workers to notice; they look every half second.
+_STOP_SECONDS = 10
+_OUR_ERRORS = ("DatasetError", "JobError", "ManifestError", "MediaError", "ValueError")
+
+
+class _WorkerProcess(worker_handlers.SubprocessSdkWorkerHandler):
+    """A worker process whose death ends the job; Beam would wait for its answer for ever."""
+
+    def __init__(self, command, *arguments):
+        super().__init__(_WORKER_COMMAND.encode(), *arguments)
+
+    def start_worker(self):
+        super().start_worker()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self):
+        self.worker_thread.join()
+        error = "JobError: a worker process died (killed, perhaps, for want of memory); try fewer workers."
+        # Not `abort`, which does not end the runner's wait for the data of the answer.
+        for future in list(self.control_conn._futures_by_id.values()):
+            future.set(beam_fn_api_pb2.InstructionResponse(error=error))
+
+
+worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)(_WorkerProcess)
 
 
 def beam_options(
@@ -63,33 +101,69 @@ def _require_known(beam_flags: Sequence[str]) -> None:
         )
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], None], options: pipeline_options.PipelineOptions) -> None:
+def run_pipeline(
+    build: Callable[[beam.Pipeline], None],
+    options: pipeline_options.PipelineOptions,
+    *,
+    cancel: Callable[[], None],
+) -> None:
     """Builds and runs a pipeline, and waits for its end.
+
+    Args:
+      cancel: what makes the workers stop; called when the user interrupts.
 
     Raises:
       JobError: the pipeline failed; the message is the cause, the traceback is chained.
     """
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
-    try:
-        result = pipeline.run()
-        state = result.wait_until_finish()
-    except Exception as error:
-        raise JobError(_cause(error)) from error
+    with _beam_silenced():
+        # In a thread of its own, because a runner that is interrupted waits for its workers to finish.
+        outcome = _in_thread(lambda: pipeline.run().wait_until_finish())
+        try:
+            state = outcome.result()
+        except KeyboardInterrupt:
+            cancel()
+            concurrent.futures.wait([outcome], _STOP_SECONDS)
+            raise
+        except Exception as error:
+            raise JobError(_cause(error)) from error
     if state is not None and str(state) not in ("DONE", "PipelineState.DONE"):
         raise JobError(f"the runner ended the job in state {state}; see its log.")
 
 
+def _in_thread(function: Callable) -> concurrent.futures.Future:
+    """What the function returns or raises. The thread is a daemon: it does not keep the program alive."""
+    outcome = concurrent.futures.Future()
+
+    def work():
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return outcome
+
+
+@contextlib.contextmanager
+def _beam_silenced() -> Iterator[None]:
+    """Beam logs and prints the traceback of a worker's error several times over; `_cause` says it once."""
+    logger = logging.getLogger("apache_beam")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _cause(error: BaseException) -> str:
     """The message of the error that a worker raised, out of the text that a runner makes of it."""
-    pattern = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)", re.MULTILINE)
-    found = pattern.findall(str(error))
+    found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)", str(error), re.MULTILINE)
     if not found:
-        return f"{type(error).__name__}: {error}"
+        found = [(type(error).__name__, str(error))]
     kind, message = found[-1]
-    message = re.sub(r" \[while running '.*?'\]$", "", message)
-    message = re.sub(r"\s*\[while running '.*", "", message)
-    with contextlib.suppress(UnicodeError):
-        message = message.rstrip()
-    return message if kind in ("DatasetError", "ManifestError", "JobError", "ValueError") else f"{kind}: {message}"
+    message = message.split(" [while running '")[0].rstrip()
+    return message if kind in _OUR_ERRORS else f"{kind}: {message}"

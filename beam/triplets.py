@@ -11,6 +11,7 @@ Source: Jansen et al. 2018, section 3.2.
 
 import argparse
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -41,11 +42,11 @@ class _Settings:
 class _Draw:
     """One triplet being put together."""
 
+    constraint_number: int
     constraint: sampling.Constraint
     rng: np.random.Generator
     anchor: window_index.WindowLocation | None = None
     positive: window_index.WindowLocation | None = None
-    negative_index: int = -1
     negative: window_index.WindowLocation | None = None
 
 
@@ -61,28 +62,23 @@ def draw_triplets(
     Slots take the constraints in turn, so that each gets an equal share.
     """
     draws: list[_Draw] = []
+    keys = [sampling.stable_hash(seed, repr(constraint), "anchors") for constraint in constraints]
     by_anchor_bucket: dict[int, list[tuple[_Draw, int]]] = {}
     for slot in slots:
-        number = slot % len(constraints)
-        constraint, constraint_slot = constraints[number], slot // len(constraints)
+        constraint_slot, number = divmod(slot, len(constraints))
         starts = totals.anchor_starts[number]
-        key = sampling.stable_hash(seed, constraint.name, "anchors")
-        rank = sampling.slot_anchor(constraint_slot, int(starts[-1]), key)
-        draw = _Draw(constraint, sampling.random_generator(seed, constraint.name, constraint_slot))
-        draws.append(draw)
+        rank = sampling.slot_anchor(constraint_slot, int(starts[-1]), keys[number])
         bucket, rank_in_bucket = window_index.find(starts, rank)
-        by_anchor_bucket.setdefault(bucket, []).append((draw, rank_in_bucket))
+        rng = sampling.random_generator(seed, repr(constraints[number]), constraint_slot)
+        draws.append(_Draw(number, constraints[number], rng))
+        by_anchor_bucket.setdefault(bucket, []).append((draws[-1], rank_in_bucket))
 
     by_negative_bucket: dict[int, list[tuple[_Draw, int]]] = {}
     for number, members in sorted(by_anchor_bucket.items()):
-        bucket = load_bucket(number)
-        anchors = {constraint: bucket.anchors(constraint) for constraint in constraints}
+        bucket, bucket_start = load_bucket(number), int(totals.window_starts[number])
         for draw, rank in members:
-            _draw_from_recording(draw, bucket, int(anchors[draw.constraint][rank]))
-            draw.negative_index = _draw_negative(
-                draw, bucket, int(anchors[draw.constraint][rank]), int(totals.window_starts[number]), totals
-            )
-            negative_bucket, window = window_index.find(totals.window_starts, draw.negative_index)
+            negative = _draw_windows(draw, bucket, rank, bucket_start, totals.num_windows)
+            negative_bucket, window = window_index.find(totals.window_starts, negative)
             by_negative_bucket.setdefault(negative_bucket, []).append((draw, window))
 
     for number, members in sorted(by_negative_bucket.items()):
@@ -92,21 +88,17 @@ def draw_triplets(
     return draws
 
 
-def _draw_from_recording(draw: _Draw, bucket: window_index.Bucket, anchor: int) -> None:
-    """Anchor and positive, from one recording."""
-    start, end = bucket.recording_range(bucket.recording_of(anchor))
+def _draw_windows(
+    draw: _Draw, bucket: window_index.Bucket, rank: int, bucket_start: int, num_windows: int
+) -> int:
+    """Sets anchor and positive; returns the global index of the negative."""
+    anchor = bucket.anchor(draw.constraint_number, rank)
+    start, end = bucket.recording_range(anchor)
     start_seconds = bucket.window_start_seconds[start:end]
     positive = start + draw.constraint.draw_positive(start_seconds, anchor - start, draw.rng)
     draw.anchor, draw.positive = bucket.location(anchor), bucket.location(positive)
-
-
-def _draw_negative(
-    draw: _Draw, bucket: window_index.Bucket, anchor: int, bucket_start: int, totals: window_index.Totals
-) -> int:
-    """The global index of the negative, of another recording than the anchor's."""
-    start, end = bucket.recording_range(bucket.recording_of(anchor))
     return sampling.draw_outside(
-        draw.rng, num_windows=totals.num_windows, own_start=bucket_start + start, own_count=end - start
+        draw.rng, num_windows=num_windows, own_start=bucket_start + start, own_count=end - start
     )
 
 
@@ -133,6 +125,9 @@ class _WriteShard(beam.DoFn):
     def setup(self):
         settings = self._settings
         self._totals = window_index.load_totals(settings.pending_path)
+        self._load_bucket = functools.lru_cache(maxsize=2)(
+            functools.partial(window_index.load_bucket, settings.pending_path)
+        )
         self._reader = window_index.WindowReader(settings.clip_paths, settings.mel_params)
 
     def process(self, number: int):
@@ -140,13 +135,7 @@ class _WriteShard(beam.DoFn):
         name = f"triplets-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
         progress = job_output.WorkerProgress(settings.pending_path, name)
         slots = shard_slots(number, settings.num_shards, settings.count)
-        draws = draw_triplets(
-            slots,
-            settings.constraints,
-            self._totals,
-            lambda bucket: window_index.load_bucket(settings.pending_path, bucket),
-            settings.seed,
-        )
+        draws = draw_triplets(slots, settings.constraints, self._totals, self._load_bucket, settings.seed)
         with job_output.shard_writer(settings.pending_path, name) as writer:
             for draw in draws:
                 writer.write(encode_draw(draw, self._reader, settings.mel_params))
@@ -178,14 +167,14 @@ class SampleTriplets(beam.PTransform):
 def _require_possible(totals: window_index.Totals, constraints, clips: str) -> None:
     if totals.num_recordings < 2:
         raise job_output.JobError(
-            f"{clips} has {totals.num_recordings} recording(s) with at least one window, so no negative from "
-            "another recording can exist; expected at least 2 (are recording_id values set as they should be?)."
+            f"{clips} has {totals.num_recordings} recording(s) with at least one window, so no negative "
+            "from another recording can exist; expected at least 2 (are the values of recording_id right?)."
         )
     for constraint, starts in zip(constraints, totals.anchor_starts, strict=True):
         if not starts[-1]:
             raise job_output.JobError(
-                f"no window of {clips} can be an anchor under {constraint}: no recording has two windows that "
-                "near; expected longer recordings or a larger gap."
+                f"no window of {clips} can be an anchor under {constraint}: no recording has two windows "
+                "that near; expected longer recordings or a larger gap."
             )
 
 
@@ -233,8 +222,11 @@ def sample_triplets(
     if count < 1 or num_shards < 0:
         raise ValueError(f"count must be at least 1 and num_shards at least 0, got {count} and {num_shards}.")
     parsed = tuple(sampling.parse_constraint(text) for text in constraints)
-    if not parsed:
-        raise ValueError("no constraint was given; name at least one, such as proximity:10.")
+    if not parsed or len(set(parsed)) < len(parsed):
+        raise ValueError(
+            f"constraints must be at least one, each another, got {list(constraints)}; "
+            "name each once, such as proximity:10."
+        )
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     examples.require_folds(info, exclude_folds, clips)
     options = running.beam_options(
@@ -257,6 +249,7 @@ def sample_triplets(
                     pipeline | "Shards" >> beam.Create(range(num_shards)) | SampleTriplets(settings)
                 ),
                 options,
+                cancel=pending.discard,
             )
         sidecar = examples.DatasetInfo(
             kind=examples.TRIPLETS,

@@ -9,6 +9,7 @@ recordings while holding one bucket, and no list of everything exists anywhere.
 import dataclasses
 import functools
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -38,7 +39,8 @@ class Bucket:
     """The windows of some recordings, in global order.
 
     `recording_starts`, (num_recordings + 1,), says where each recording's windows begin; the `window_*`
-    arrays are (num_windows,).
+    arrays are (num_windows,). `anchor_windows` are those that may be anchors, constraint after constraint;
+    `anchor_starts`, (num_constraints + 1,), says where each constraint's begin.
     """
 
     recording_ids: np.ndarray
@@ -48,12 +50,20 @@ class Bucket:
     window_start_seconds: np.ndarray
     window_shard: np.ndarray
     window_offset: np.ndarray
+    anchor_windows: np.ndarray
+    anchor_starts: np.ndarray
 
     def recording_of(self, window: int) -> int:
-        return int(np.searchsorted(self.recording_starts, window, side="right")) - 1
+        return int(self.recording_starts.searchsorted(window, side="right")) - 1
 
-    def recording_range(self, recording: int) -> tuple[int, int]:
+    def recording_range(self, window: int) -> tuple[int, int]:
+        """The windows [start, end) of a window's recording."""
+        recording = self.recording_of(window)
         return int(self.recording_starts[recording]), int(self.recording_starts[recording + 1])
+
+    def anchor(self, constraint: int, rank: int) -> int:
+        """The window that is a constraint's anchor number `rank` in this bucket."""
+        return int(self.anchor_windows[self.anchor_starts[constraint] + rank])
 
     def location(self, window: int) -> WindowLocation:
         return WindowLocation(
@@ -65,13 +75,6 @@ class Bucket:
                 start_seconds=float(self.window_start_seconds[window]),
             ),
         )
-
-    def anchors(self, constraint: sampling.Constraint) -> np.ndarray:
-        """The windows that may be anchors, in order: int64, (num_anchors,)."""
-        chosen = [np.zeros(0, np.int64)]
-        for start, end in zip(self.recording_starts[:-1], self.recording_starts[1:], strict=True):
-            chosen.append(start + np.flatnonzero(constraint.anchors(self.window_start_seconds[start:end])))
-        return np.concatenate(chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Totals:
 
 def find(starts: np.ndarray, index: int) -> tuple[int, int]:
     """(bucket, index within it) of a global index."""
-    bucket = int(np.searchsorted(starts, index, side="right")) - 1
+    bucket = int(starts.searchsorted(index, side="right")) - 1
     return bucket, index - int(starts[bucket])
 
 
@@ -105,8 +108,9 @@ def _save_arrays(path: str, **arrays) -> None:
 
 def _load_arrays(path: str) -> dict[str, np.ndarray]:
     with tf.io.gfile.GFile(path, "rb") as file:
-        with np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
-            return dict(arrays)
+        data = io.BytesIO(file.read())
+    with np.load(data, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _bucket_path(pending_path: str, bucket: int) -> str:
@@ -154,36 +158,47 @@ class _IndexShard(beam.DoFn):
             )
 
 
-def build_bucket(clips: Iterator[tuple], mel_params: mel.MelParams) -> Bucket:
+def build_bucket(
+    clips: Iterator[tuple], mel_params: mel.MelParams, constraints: Sequence[sampling.Constraint]
+) -> Bucket:
     """Orders the windows of a bucket's clips (as `_IndexShard` gives them)."""
-    ordered = sorted(
-        clips, key=lambda clip: (sampling.stable_hash(clip[0]), clip[0], clip[4], clip[1])
-    )
+    ordered = sorted(clips, key=lambda clip: (sampling.stable_hash(clip[0]), clip[0], clip[4], clip[1]))
+    columns = zip(*ordered, strict=True)
+    recordings, clip_ids, shards, offsets, start_seconds, num_windows = map(np.array, columns)
+    window_clip = np.repeat(np.arange(len(ordered)), num_windows)
+    # The number of each window within its clip.
+    step = np.arange(len(window_clip)) - np.repeat(num_windows.cumsum() - num_windows, num_windows)
     window_bytes = mel_params.context_frames * mel_params.mel_bins * 2
-    recording_ids, recording_starts, columns = [], [0], [[], [], [], []]
-    for number, (recording_id, _, shard, offset, start_seconds, num_windows) in enumerate(ordered):
-        if not recording_ids or recording_ids[-1] != recording_id:
-            recording_ids.append(recording_id)
-            recording_starts.append(recording_starts[-1])
-        recording_starts[-1] += num_windows
-        steps = np.arange(num_windows)
-        columns[0].append(np.full(num_windows, number))
-        columns[1].append(start_seconds + steps * mel_params.context_seconds)
-        columns[2].append(np.full(num_windows, shard))
-        columns[3].append(offset + steps * window_bytes)
-    window_clip, start_seconds, window_shard, window_offset = (np.concatenate(c) for c in columns)
+    window_seconds = start_seconds[window_clip] + step * mel_params.context_seconds
     # Clips of one recording may overlap in time (UrbanSound8K's do): its windows are put in order.
-    recording = np.repeat(np.arange(len(recording_ids)), np.diff(recording_starts))
-    order = np.lexsort((window_clip, start_seconds, recording))
+    clip_recording = np.append(0, recordings[1:] != recordings[:-1]).cumsum()
+    order = np.lexsort((window_clip, window_seconds, clip_recording[window_clip]))
+    recording_starts = np.append(0, np.bincount(clip_recording, num_windows).astype(np.int64).cumsum())
+    anchors = [
+        _anchors(constraint, recording_starts, window_seconds[order]) for constraint in constraints
+    ]
     return Bucket(
-        recording_ids=np.array(recording_ids),
-        recording_starts=np.array(recording_starts),
-        clip_ids=np.array([clip[1] for clip in ordered]),
+        recording_ids=recordings[np.unique(clip_recording, return_index=True)[1]],
+        recording_starts=recording_starts,
+        clip_ids=clip_ids,
         window_clip=window_clip[order],
-        window_start_seconds=start_seconds[order],
-        window_shard=window_shard[order],
-        window_offset=window_offset[order],
+        window_start_seconds=window_seconds[order],
+        window_shard=shards[window_clip][order],
+        window_offset=(offsets[window_clip] + step * window_bytes)[order],
+        anchor_windows=np.concatenate(anchors),
+        anchor_starts=np.cumsum([0, *map(len, anchors)]),
     )
+
+
+def _anchors(
+    constraint: sampling.Constraint, recording_starts: np.ndarray, start_seconds: np.ndarray
+) -> np.ndarray:
+    """The windows that may be anchors, in order: int64, (num_anchors,)."""
+    chosen = [
+        constraint.anchors(start_seconds[start:end])
+        for start, end in itertools.pairwise(recording_starts.tolist())
+    ]
+    return np.flatnonzero(np.concatenate(chosen))
 
 
 class _WriteBucket(beam.DoFn):
@@ -196,13 +211,13 @@ class _WriteBucket(beam.DoFn):
 
     def process(self, bucket_and_clips):
         number, clips = bucket_and_clips
-        bucket = build_bucket(clips, self._mel_params)
+        bucket = build_bucket(clips, self._mel_params, self._constraints)
         _save_arrays(_bucket_path(self._pending_path, number), **vars(bucket))
         summary = {
             "bucket": number,
             "num_recordings": len(bucket.recording_ids),
             "num_windows": len(bucket.window_clip),
-            "num_anchors": [len(bucket.anchors(constraint)) for constraint in self._constraints],
+            "num_anchors": np.diff(bucket.anchor_starts).tolist(),
         }
         job_output.write_summary(self._pending_path, f"bucket-{number:05d}", summary)
 
@@ -249,7 +264,9 @@ def build_index(
     transform = IndexWindows(pending.path, info.mel_params, bits, constraints, exclude_folds)
     shards = list(enumerate(os.path.join(clips, shard.name) for shard in info.shards))
     running.run_pipeline(
-        lambda pipeline: pipeline | "Shards" >> beam.Create(shards) | transform, options
+        lambda pipeline: pipeline | "Shards" >> beam.Create(shards) | transform,
+        options,
+        cancel=pending.discard,
     )
     windows = np.zeros(1 + (1 << bits), np.int64)
     anchors = np.zeros((len(constraints), 1 + (1 << bits)), np.int64)

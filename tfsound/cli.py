@@ -1,9 +1,13 @@
-"""The command `tfsound`: a subcommand a job. Each is a function that notebooks call with the same arguments."""
+"""The command `tfsound`: a subcommand a job, each a function that notebooks call with the same arguments."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 
 from tfsound import arguments
 from tfsound.version import __version__
@@ -29,52 +33,88 @@ _SUMMARIES = {
 }
 # What a job raises when its input or its surroundings are at fault; anything else is a bug.
 _EXPECTED = (ValueError, OSError, RuntimeError)
-_EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
+_EXIT_FAILED, _EXIT_WRONG_ARGUMENTS, _EXIT_INTERRUPTED = 1, 2, 130
+_TRACEBACK = "--traceback"
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def _parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:<12}{_SUMMARIES[name]}" for name in COMMANDS)
     parser = argparse.ArgumentParser(
         prog="tfsound",
-        description="Learns sound embeddings from unlabelled recordings, measures them and serves them.",
+        usage="tfsound [--traceback] COMMAND ...",
+        description="Learns sound embeddings from unlabelled recordings, measures them and serves them.\n\n"
+        f"commands (tfsound COMMAND --help says more):\n{commands}",
         epilog="Exit codes: 0 done, 1 failed (the message says why), 2 wrong arguments, 130 interrupted.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tfsound {__version__}")
     parser.add_argument(
-        "--traceback", action="store_true", help="show the Python traceback of an error, for a bug report"
+        _TRACEBACK, action="store_true", help="show the Python traceback of an error, for a bug report"
     )
-    commands = "\n".join(f"  {name:<12}{_SUMMARIES[name]}" for name in COMMANDS)
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of: " + ", ".join(COMMANDS))
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description += f"\n\ncommands (tfsound COMMAND --help says more):\n{commands}"
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those above")
+    rest = parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    rest.required = False  # else a missing COMMAND is reported as two missing arguments
     return parser
 
 
-def command_parser(name: str) -> tuple[argparse.ArgumentParser, object]:
+def command_parser(name: str) -> tuple[argparse.ArgumentParser, Callable]:
     """The parser of a subcommand and the function that it calls."""
     module, function_name = COMMANDS[name]
-    function = getattr(importlib.import_module(module), function_name)
-    parser = argparse.ArgumentParser(prog=f"tfsound {name}", description=arguments.summary(function))
-    arguments.add_arguments(parser, function)
-    return parser, function
+    with _quiet_import():
+        function = getattr(importlib.import_module(module), function_name)
+    return arguments.make_parser(function, f"tfsound {name}"), function
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Keeps what TensorFlow and Beam print of absent GPUs and clouds from burying what a job says.
+
+    TensorFlow's libraries write to the file descriptor itself while they are loaded, before any log level
+    holds. A failed import still shows all of it. A log level of the user's own leaves everything as it is.
+    """
+    if _LOG_LEVEL in os.environ:
+        yield
+        return
+    # The level holds from now on: 3 leaves out errors, too, which TensorFlow also raises as exceptions.
+    os.environ[_LOG_LEVEL] = "3"
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    # What TensorFlow says of devices it did not find would bury what the job says.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    split = next((i for i, argument in enumerate(argv) if argument in COMMANDS), len(argv))
-    options = _parser().parse_args(argv[: split + 1])
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv:
+        _parser().print_help(sys.stderr)
+        return _EXIT_WRONG_ARGUMENTS
+    options = _parser().parse_args(argv)
+    show_traceback = options.traceback or _TRACEBACK in options.arguments
+    own_arguments = [argument for argument in options.arguments if argument != _TRACEBACK]
     try:
         parser, function = command_parser(options.command)
-        result = arguments.call(parser, function, argv[split + 1 :])
+        result = arguments.call(parser, function, own_arguments)
     except KeyboardInterrupt:
-        print(f"\ntfsound {options.command}: interrupted; run it again to go on.", file=sys.stderr)
+        message = "interrupted; run the same command again to go on."
+        print(f"\ntfsound {options.command}: {message}", file=sys.stderr)
         return _EXIT_INTERRUPTED
     except _EXPECTED as error:
-        if options.traceback:
-            raise
-        print(f"tfsound {options.command}: {error}", file=sys.stderr)
+        if show_traceback:
+            traceback.print_exc()
+        else:
+            print(f"tfsound {options.command}: {error}", file=sys.stderr)
         return _EXIT_FAILED
     print(result)
     return 0

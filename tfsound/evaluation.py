@@ -62,8 +62,14 @@ def _load_saved_model(model: str) -> tuple[Embed, mel.MelParams]:
 
 
 def clip_windows(clip: examples.Clip, mel_params: mel.MelParams) -> np.ndarray:
-    """The log-mel context windows of a clip, without overlap: float32, (windows, frames, mel_bins)."""
+    """The log-mel context windows of a clip, without overlap: float32, (windows, frames, mel_bins).
+
+    Raises:
+      EvaluationError: a clip shorter than a window.
+    """
     num_windows = mel_params.num_windows(len(clip.mel_energy))
+    if not num_windows:
+        raise EvaluationError(f"clip {clip.clip_id!r} is shorter than a context window; leave it out.")
     energies = clip.mel_energy[: num_windows * mel_params.context_frames].astype(np.float32)
     log_mel = np.log(energies + np.float32(mel_params.log_offset))
     return log_mel.reshape(num_windows, mel_params.context_frames, mel_params.mel_bins)
@@ -103,9 +109,8 @@ def embed_segments(clips: Iterable[examples.Clip], embed: Embed, mel_params: mel
     for batch in _batches(clips, mel_params):
         windows = [clip_windows(clip, mel_params) for clip in batch]
         ends = np.cumsum([len(clip) for clip in windows])
-        for clip, vectors in zip(batch, np.split(embed(np.concatenate(windows)), ends[:-1]), strict=True):
-            if not len(vectors):
-                raise EvaluationError(f"clip {clip.clip_id!r} is shorter than a context window; leave it out.")
+        vectors_of_clips = np.split(embed(np.concatenate(windows)), ends[:-1])
+        for clip, vectors in zip(batch, vectors_of_clips, strict=True):
             means.append(vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
             descriptions.append((clip.clip_id, clip.recording_id, clip.labels))
     if not means:

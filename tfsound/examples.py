@@ -92,6 +92,7 @@ class DatasetInfo:
             info = cls(**fields)
             for part in (info, info.mel_params, *info.shards):
                 _require_types(part)
+            info.to_json().encode()  # raises where JSON's escapes make what is no text
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"{where} lacks or garbles a field: {error}; make the set again.") from error
         return info
@@ -139,7 +140,7 @@ def read_dataset_info(directory: str, *, kind: str) -> DatasetInfo:
         if found != shard.num_bytes:
             state = "is missing" if found is None else f"has {found} bytes"
             raise DatasetError(
-                f"{shard_path} {state}, expected {shard.num_bytes}; copy it again or make the set again."
+                f"{shard_path} {state}, expected {shard.num_bytes} bytes; copy it or make the set again."
             )
     return info
 

@@ -75,6 +75,7 @@ def plot_neighbours(
     correct: ArrayLike | None = None,
     hop_seconds: float = 0.01,
     mel_hz: ArrayLike | None = None,
+    title: str = "",
 ) -> Figure:
     """Shows a row a query: its spectrogram, framed black and titled "Q:", then its neighbours, nearest first.
 
@@ -89,6 +90,7 @@ def plot_neighbours(
         correct: bool, (rows, k), whether the neighbour's label agrees with the query's.
         hop_seconds: from frame to frame.
         mel_hz: (mel_bins,), ascending centre frequencies of the bands; without it the axis counts bands.
+        title: above all.
 
     Raises:
         ValueError: if shapes do not fit each other, there is no row, or mel_hz does not ascend.
@@ -113,6 +115,9 @@ def plot_neighbours(
         _frame(grid[row, column], name, color)
     duration = max(1, *map(len, shown.values())) * hop_seconds
     grid[0, 0].set(xlim=(0, duration), yticks=ticks, yticklabels=tick_labels)
+    if title:
+        max_width = int(width * 72 / (0.62 * (_FONT_SIZE + 3)))
+        figure.suptitle(_one_line(title, max_width), fontsize=_FONT_SIZE + 3, **_verbatim())
     figure.supxlabel("time (s)", fontsize=_FONT_SIZE)
     figure.supylabel(frequency_label, fontsize=_FONT_SIZE)
     bar = figure.colorbar(ScalarMappable(norm), ax=grid, fraction=0.25 / width, pad=0.01, aspect=6 * num_rows)
@@ -229,8 +234,9 @@ def plot_embedding_map(
     num_legend_columns = math.ceil(len(groups) / _LEGEND_ROWS) if has_legend else 0
     figure = Figure(figsize=(9.5 + 2.9 * num_legend_columns, 9), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot(xticks=[], yticks=[])
+    size = np.clip(10_000 / len(points), 44, 160)  # few points need no room, and are easier to see large
     handles = [
-        axes.scatter(*points[members].T, s=44, alpha=0.85, edgecolors="white", linewidths=0.4, **style)
+        axes.scatter(*points[members].T, s=size, alpha=0.85, edgecolors="white", linewidths=0.4, **style)
         for _, style, members in groups
     ]
     axes.set_title(_one_line(title, 80), fontsize=_FONT_SIZE + 3, **_verbatim())
@@ -374,7 +380,7 @@ def plot_training_log(columns: Mapping[str, Sequence[float]]) -> Figure:
     axis_name = next((name for name in ("step", "epoch") if name in columns), "row")
     steps = np.asarray(columns.get(axis_name, range(lengths[drawn[0]])), float)
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in drawn))
-    num_columns = min(3, len(panels))
+    num_columns = 2 if len(panels) == 4 else min(3, len(panels))
     num_rows = math.ceil(len(panels) / num_columns)
     size = (5.3 * num_columns, 0.4 + 3.2 * num_rows)
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")

@@ -1,19 +1,34 @@
-"""The main job from end to end: recordings -> examples -> triplets -> encoder -> scores, pictures, SavedModel."""
+"""The main job end to end: recordings -> examples -> triplets -> encoder -> scores, pictures, SavedModel."""
 
+import collections
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from tfsound import datasets, evaluation, examples, mel, metrics, plots, sampling, training
+from tfsound import datasets, evaluation, examples, mel, metrics, networks, plots, sampling, training
 from tfsound.beam.examples import make_examples
+from tfsound.beam.output import FAILURES_NAME
 from tfsound.beam.triplets import sample_triplets
 from tfsound.export import saved_model
 
-_NUM_FOLDS = 5
+_MAX_FOLDS = 5
+_MIN_RECORDINGS = 4  # two to learn from and two to score
 _PARAMETERS_NAME = "quickstart.json"
+_LOG_ROWS = 20  # points of the training curve
+_SHOWN_SECONDS = 10.0
+_MAX_DRAWN = 1000
+_STEP_SECONDS = {"resnet_small": 0.13, "resnet50": 20.0}  # of 64 triplets, on two cores
+_CAPTIONS = {
+    "evaluation.png": "the scores",
+    "neighbours.png": "held-out sounds and what the embedding finds nearest",
+    "map.png": "all held-out sounds: near means alike",
+    "training.png": "how the training went",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,77 +40,23 @@ class Quickstart:
     pictures: tuple[str, ...]
 
     def __str__(self) -> str:
+        width = max(len(path) for path in (*self.pictures, self.model))
+        captions = {path: _CAPTIONS[os.path.basename(path)] for path in self.pictures}
+        captions[self.model] = "the embedding as a SavedModel"
         return "\n".join(
-            [str(self.evaluation), f"model     {self.model}", *(f"picture   {path}" for path in self.pictures)]
+            [
+                str(self.evaluation),
+                "(mAP 1: every sound is nearer to those of its kind than to any other.)",
+                "",
+                *(f"{path:<{width}}  {caption}" for path, caption in captions.items()),
+                "",
+                "To embed a 16-bit WAV file at 16 kHz, without tfsound:",
+                "  import tensorflow as tf",
+                f"  model = tf.saved_model.load({self.model!r})",
+                '  wav = tf.io.read_file("clip.wav")',
+                '  embedding = model.signatures["wav_bytes"](wav_bytes=wav[None])["embedding"]',
+            ]
         )
-
-
-def with_folds(rows: list[datasets.ManifestRow], num_folds: int) -> list[datasets.ManifestRow]:
-    """Gives rows without a fold one, by a hash of the recording, so that no recording is in two."""
-    return [
-        row
-        if row.fold
-        else dataclasses.replace(row, fold=str(sampling.stable_hash(row.recording_id) % num_folds + 1))
-        for row in rows
-    ]
-
-
-def _write_manifest(dataset: str, audio_dir: str, output: str, num_recordings: int, seed: int) -> str:
-    """The manifest of the data set, every row with a fold; returns its path."""
-    path = os.path.join(output, "manifest.csv")
-    if os.path.exists(path):
-        return path
-    options = {}
-    if dataset == "synthetic":
-        options = {"num_recordings": num_recordings, "seed": seed}
-    elif dataset == "folder":
-        options = {"labels_from_folders": any(entry.is_dir() for entry in os.scandir(audio_dir))}
-    result = datasets.ADAPTERS[dataset](audio_dir, **options)
-    if result.note:
-        print(result.note)
-    datasets.write_manifest(path, with_folds(result.rows, _NUM_FOLDS))
-    return path
-
-
-def _take_up(output: str, parameters: dict, overwrite: bool) -> None:
-    """Makes the output folder, or goes on with one that was begun with the same parameters."""
-    path = os.path.join(output, _PARAMETERS_NAME)
-    if os.path.exists(path):
-        with open(path) as file:
-            begun = json.load(file)
-        if begun != json.loads(json.dumps(parameters)) and not overwrite:
-            raise ValueError(f"{output} was begun with other parameters; pass --overwrite or another --output.")
-        if overwrite:
-            shutil.rmtree(output)
-    elif os.path.isdir(output) and os.listdir(output):
-        raise ValueError(f"{output} exists and is no quickstart's; name another --output.")
-    os.makedirs(output, exist_ok=True)
-    with open(path, "w") as file:
-        json.dump(parameters, file, indent=1)
-
-
-def _is_finished(directory: str) -> bool:
-    return os.path.exists(os.path.join(directory, examples.INFO_NAME))
-
-
-def _run_fold(output: str, fold: str, settings: dict) -> evaluation.Evaluation:
-    """Trains without a fold and scores on it; parts that are finished are kept."""
-    clips = os.path.join(output, "clips")
-    folder = os.path.join(output, f"without_fold_{fold}")
-    triplets, run = os.path.join(folder, "triplets"), os.path.join(folder, "run")
-    if not _is_finished(triplets):
-        sample_triplets(
-            clips, triplets, constraints=(f"proximity:{settings['max_time_gap_seconds']}",),
-            count=settings["num_triplets"], exclude_folds=(fold,), seed=settings["seed"],
-        )  # fmt: skip
-    if not os.path.exists(os.path.join(run, training.ENCODER_INFO_NAME)):
-        training.train(
-            [triplets], run, encoder=settings["encoder"], num_steps=settings["num_steps"],
-            batch_size=settings["batch_size"], seed=settings["seed"],
-        )  # fmt: skip
-    info = examples.read_dataset_info(clips, kind=examples.CLIPS)
-    by = "labels" if info.label_names else "recordings"
-    return evaluation.evaluate(clips, run, by=by, folds=(fold,), seed=settings["seed"])
 
 
 def quickstart(
@@ -103,7 +64,7 @@ def quickstart(
     *,
     audio_dir: str = "",
     dataset: str = "",
-    folds: tuple[str, ...] = ("1",),
+    folds: tuple[str, ...] = (),
     encoder: str = "resnet_small",
     num_recordings: int = 200,
     max_time_gap_seconds: float = 10.0,
@@ -124,7 +85,8 @@ def quickstart(
       audio_dir: your folder of recordings; by default the package synthesises some.
       dataset: the layout of audio_dir, as in `tfsound manifest`; by default a plain folder, whose
         sub-folders, if any, are the labels that the scores go by.
-      folds: the folds to hold out, one at a time. Folders without folds of their own are cut into 1 to 5.
+      folds: the folds to hold out, one at a time; by default the first. Recordings without folds of their
+        own are dealt into 1 to 5, into fewer where they are few.
       encoder: `resnet_small` or `resnet50`.
       num_recordings: synthetic recordings to make.
       max_time_gap_seconds: anchor and positive start less than this apart.
@@ -141,27 +103,276 @@ def quickstart(
     Raises:
       ManifestError, JobError, TrainingError, EvaluationError, ValueError: see the jobs it runs.
     """
-    dataset = dataset or ("folder" if audio_dir else "synthetic")
-    if dataset not in datasets.ADAPTERS:
-        raise ValueError(f"dataset must be one of {sorted(datasets.ADAPTERS)}, got {dataset!r}.")
     settings = {name: value for name, value in locals().items() if name not in ("output", "overwrite")}
+    settings["dataset"] = dataset or ("folder" if audio_dir else "synthetic")
+    _require_valid(settings)
     _take_up(output, settings, overwrite)
-    root = audio_dir or os.path.join(output, "recordings")
-    manifest = _write_manifest(dataset, root, output, num_recordings, seed)
-    clips = os.path.join(output, "clips")
-    if not _is_finished(clips):
-        make_examples(manifest, clips, max_failure_fraction=max_failure_fraction)
-    result = evaluation.merge([_run_fold(output, fold, settings) for fold in folds])
+    rows = _make_manifest(output, settings)
+    folds = folds or (min(row.fold for row in rows),)
+    _announce(rows, folds, output, settings)
+    clips = _make_clips(output, max_failure_fraction)
+    by = _scores_by(clips, folds)
+    runs = [_train_without(fold, clips, output, settings) for fold in folds]
+    result = evaluation.merge(
+        [
+            evaluation.evaluate(clips, run, by=by, folds=(fold,), seed=seed)
+            for fold, run in zip(folds, runs, strict=True)
+        ]
+    )
     evaluation.write_evaluation(result, output)
-    run = os.path.join(output, f"without_fold_{folds[0]}", "run")
+    pictures = draw_pictures(clips, runs[0], output, by=by, fold=folds[0], seed=seed)
     model = os.path.join(output, "model")
     if not os.path.isdir(os.path.join(model, "1")):
-        saved_model.export(run, model)
-    pictures = (
-        os.path.join(output, "evaluation.png"),
-        *draw_pictures(clips, run, output, fold=folds[0], seed=seed),
-    )
-    return Quickstart(result, os.path.join(model, "1"), pictures)
+        saved_model.export(runs[0], model)
+    return Quickstart(result, os.path.join(model, "1"), (os.path.join(output, "evaluation.png"), *pictures))
+
+
+def _require_valid(settings: dict) -> None:
+    """Refuses at once what a job would refuse after minutes."""
+    dataset, audio_dir, encoder = settings["dataset"], settings["audio_dir"], settings["encoder"]
+    if dataset not in datasets.ADAPTERS:
+        raise ValueError(f"dataset must be one of {', '.join(sorted(datasets.ADAPTERS))}, got {dataset!r}.")
+    if dataset == "synthetic" and audio_dir:
+        raise ValueError(
+            "audio_dir goes with recordings of yours, not with the synthetic ones; leave one out."
+        )
+    if dataset != "synthetic" and not os.path.exists(audio_dir):
+        raise ValueError(f"audio_dir {audio_dir!r} does not exist; name the folder of your recordings.")
+    if encoder not in networks.ENCODERS:
+        raise ValueError(f"encoder must be one of {', '.join(sorted(networks.ENCODERS))}, got {encoder!r}.")
+    if settings["num_steps"] < 1 or not 1 <= settings["batch_size"] <= settings["num_triplets"]:
+        raise ValueError(
+            "num_steps must be at least 1 and batch_size from 1 to num_triplets, got "
+            f"{settings['num_steps']}, {settings['batch_size']} and {settings['num_triplets']}."
+        )
+
+
+def _take_up(output: str, settings: dict, overwrite: bool) -> None:
+    """Makes the output folder, or goes on with one that was begun with the same parameters."""
+    path = os.path.join(output, _PARAMETERS_NAME)
+    names = os.listdir(output) if os.path.isdir(output) else []
+    # How many failures are borne changes nothing that is kept. JSON makes lists of tuples.
+    settings = {name: value for name, value in settings.items() if name != "max_failure_fraction"}
+    settings = json.loads(json.dumps(settings))
+    if overwrite and _PARAMETERS_NAME in names:
+        shutil.rmtree(output)
+    elif names not in ([], [_PARAMETERS_NAME]):  # alone, it says of what nothing came
+        if _PARAMETERS_NAME not in names:
+            raise ValueError(f"{output} exists and is no output of quickstart; name another --output.")
+        with open(path) as file:
+            begun = json.load(file)
+        different = [key for key in settings if begun.get(key) != settings[key]]
+        if different:
+            shown = ", ".join(f"{key}: {begun.get(key)!r} then, {settings[key]!r} now" for key in different)
+            raise ValueError(
+                f"{output} was begun with other parameters ({shown}); "
+                "pass --overwrite to start anew, or name another --output."
+            )
+        return
+    os.makedirs(output, exist_ok=True)
+    with open(path, "w") as file:
+        json.dump(settings, file, indent=1)
+
+
+def _make_manifest(output: str, settings: dict) -> list[datasets.ManifestRow]:
+    """The rows of the manifest, every one with a fold; written where it is not there yet."""
+    path = os.path.join(output, "manifest.csv")
+    if os.path.exists(path):
+        return datasets.read_manifest(path)
+    dataset, root, options = settings["dataset"], settings["audio_dir"], {}
+    if dataset == "synthetic":
+        root = os.path.join(output, "recordings")
+        options = {"num_recordings": settings["num_recordings"], "seed": settings["seed"]}
+        print(f"Synthesising {settings['num_recordings']} recordings of environmental sounds in {root}.")
+    elif dataset == "folder":
+        labels_from_folders = any(
+            entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(root)
+        )
+        options = {"labels_from_folders": labels_from_folders}
+    result = datasets.ADAPTERS[dataset](root, **options)
+    if result.note:
+        print(result.note)
+    found = len({row.recording_id for row in result.rows})
+    if found < _MIN_RECORDINGS:
+        raise ValueError(
+            f"{root} holds too few recordings, {found}, expected at least {_MIN_RECORDINGS}: two to learn "
+            "from and two held out to score; add some."
+        )
+    rows = with_folds(result.rows)
+    datasets.write_manifest(path, rows)
+    return rows
+
+
+def with_folds(rows: list[datasets.ManifestRow], max_folds: int = _MAX_FOLDS) -> list[datasets.ManifestRow]:
+    """Gives rows without a fold one of "1", "2", ..., so that no recording is in two.
+
+    Recordings are dealt class by class, in the order of a stable hash. There are as many folds, up to
+    `max_folds`, as can each be scored by labels; without such labels, as can hold two recordings each.
+    """
+    labels = {row.recording_id: row.labels for row in rows if not row.fold}
+    order = sorted(labels, key=lambda recording: (labels[recording], sampling.stable_hash(recording)))
+
+    def dealt(num_folds: int) -> list[datasets.ManifestRow]:
+        folds = {recording: str(rank % num_folds + 1) for rank, recording in enumerate(order)}
+        return [row if row.fold else dataclasses.replace(row, fold=folds[row.recording_id]) for row in rows]
+
+    for num_folds in range(max_folds, 1, -1):
+        candidate = dealt(num_folds)
+        labels_of_fold = collections.defaultdict(list)
+        for row in candidate:
+            labels_of_fold[row.fold].append(row.labels)
+        if all(_can_score(rows) for rows in labels_of_fold.values()):
+            return candidate
+    return dealt(max(1, min(max_folds, len(order) // 2)))
+
+
+def _can_score(labels: list[tuple[str, ...]]) -> bool:
+    """Whether some label occurs in two clips, and not in all."""
+    counts = collections.Counter(label for row in labels for label in row)
+    return any(2 <= count < len(labels) for count in counts.values())
+
+
+def _announce(rows: list[datasets.ManifestRow], folds: tuple[str, ...], output: str, settings: dict) -> None:
+    """Says what will happen and how long it takes. Raises: ValueError for a fold that no row has."""
+    recordings = collections.defaultdict(set)
+    for row in rows:
+        recordings[row.fold].add(row.recording_id)
+    num_all = sum(len(members) for members in recordings.values())
+    for fold in folds:
+        if fold not in recordings:
+            raise ValueError(f"fold {fold!r} does not occur; folds are {', '.join(sorted(recordings))}.")
+        num_held_out = len(recordings[fold])
+        num_left = num_all - num_held_out
+        if num_left < 2:
+            raise ValueError(f"without fold {fold}, {num_left} recordings are left to learn from; add some.")
+        print(
+            f"Fold {fold}: an encoder learns from {num_left} recordings, without labels, "
+            f"and is scored on the other {num_held_out}."
+        )
+    num_runs = sum(not _is_trained(_run_folder(output, fold)) for fold in folds)
+    if num_runs:
+        steps = num_runs * settings["num_steps"]
+        seconds = steps * settings["batch_size"] / 64 * _STEP_SECONDS[settings["encoder"]]
+        print(
+            f"{steps} training steps take about {1 + round(seconds / 60)} min on 2 cores. "
+            f"Everything goes to {output}; after an interruption the same command goes on."
+        )
+
+
+def _run_folder(output: str, fold: str) -> str:
+    return os.path.join(output, f"without_fold_{fold}", "run")
+
+
+def _is_trained(run: str) -> bool:
+    return os.path.exists(os.path.join(run, training.ENCODER_INFO_NAME))
+
+
+def _is_finished(directory: str) -> bool:
+    return os.path.exists(os.path.join(directory, examples.INFO_NAME))
+
+
+def _make_clips(output: str, max_failure_fraction: float) -> str:
+    """The folder of clip examples; says what was rejected."""
+    clips = os.path.join(output, "clips")
+    if not _is_finished(clips):
+        manifest = os.path.join(output, "manifest.csv")
+        info = make_examples(manifest, clips, max_failure_fraction=max_failure_fraction)
+        if info.num_failures:
+            reasons = os.path.join(clips, FAILURES_NAME)
+            print(f"Clips that could not be used: {info.num_failures}; {reasons} says why.")
+    return clips
+
+
+def _scores_by(clips: str, folds: tuple[str, ...]) -> str:
+    """`labels` where every fold can be scored by them, else `recordings`.
+
+    Raises:
+      EvaluationError: a fold can be scored by neither.
+    """
+    mel_params = examples.read_dataset_info(clips, kind=examples.CLIPS).mel_params
+    labels, halvable = collections.defaultdict(list), collections.defaultdict(set)
+    for clip in examples.iter_clips(clips, folds=folds):
+        labels[clip.fold].append(clip.labels)
+        if mel_params.num_windows(len(clip.mel_energy)) > 1:
+            halvable[clip.fold].add(clip.recording_id)
+    if all(_can_score(labels[fold]) for fold in folds):
+        return "labels"
+    for fold in folds:
+        if len(halvable[fold]) < 2:
+            raise evaluation.EvaluationError(
+                f"fold {fold} has no two clips of one label and another without, and {len(halvable[fold])} usable "
+                f"recordings of {2 * mel_params.context_seconds:.2f} s or more, expected 2; add recordings."
+            )
+    if any(any(rows) for rows in labels.values()):
+        print("Too few held-out clips share a label, so the scores go by recordings.")
+    return "recordings"
+
+
+def _train_without(fold: str, clips: str, output: str, settings: dict) -> str:
+    """The folder of an encoder trained without a fold; parts that are finished are kept."""
+    run = _run_folder(output, fold)
+    triplets = os.path.join(os.path.dirname(run), "triplets")
+    if not _is_finished(triplets):
+        sample_triplets(
+            clips, triplets, constraints=(f"proximity:{settings['max_time_gap_seconds']}",),
+            count=settings["num_triplets"], exclude_folds=(fold,), seed=settings["seed"],
+        )  # fmt: skip
+    if not _is_trained(run):
+        training.train(
+            [triplets], run, encoder=settings["encoder"], num_steps=settings["num_steps"],
+            batch_size=settings["batch_size"], seed=settings["seed"],
+            steps_per_checkpoint=max(1, settings["num_steps"] // _LOG_ROWS),
+        )  # fmt: skip
+    return run
+
+
+def draw_pictures(
+    clips: str,
+    model: str,
+    output: str,
+    *,
+    by: str = "labels",
+    fold: str = "",
+    num_queries: int = 6,
+    k: int = 5,
+    seed: int = 0,
+) -> tuple[str, ...]:
+    """Draws queries with their nearest neighbours, a map of the embedding, and the training curve.
+
+    Args:
+      clips: the folder of clip examples.
+      model: a finished run.
+      output: the folder for `neighbours.png`, `map.png` and `training.png`.
+      by: `labels`, or `recordings` to draw halves of clips, labelled by their recording.
+      fold: whose clips to draw; all without.
+      num_queries, k: rows of the first picture, and neighbours in each.
+
+    Returns:
+      The paths of the pictures.
+    """
+    embed, mel_params = evaluation.load_embed(model)
+    # Clips lie in the order of a hash, so the first are a fair sample.
+    drawn = list(itertools.islice(examples.iter_clips(clips, folds=(fold,) if fold else ()), _MAX_DRAWN))
+    kind = "clips"
+    if by == "recordings":
+        drawn, kind = list(evaluation.halve(drawn, mel_params)), "halves of clips"
+    segments = evaluation.embed_segments(drawn, embed, mel_params)
+    queries = choose_queries(list(segments.labels), num_queries, seed)
+    log = training.read_log(os.path.join(model, training.LOG_NAME))
+    figures = {
+        "neighbours.png": _plot_neighbours(drawn, segments, queries, mel_params, k=k, by=by),
+        "map.png": plots.plot_embedding_map(
+            segments.embeddings, [", ".join(row) or None for row in segments.labels], seed=seed,
+            title=f"{len(drawn)} held-out {kind}: near means alike to the embedding",
+        ),
+        "training.png": plots.plot_training_log(
+            {name: [row[name] for row in log] for name in log[0] if name != "epoch"}
+        ),
+    }  # fmt: skip
+    paths = {name: os.path.join(output, name) for name in figures}
+    for name, figure in figures.items():
+        plots.save_figure(figure, paths[name])
+    return tuple(paths.values())
 
 
 def choose_queries(labels: list[tuple[str, ...]], num_queries: int, seed: int) -> np.ndarray:
@@ -172,40 +383,36 @@ def choose_queries(labels: list[tuple[str, ...]], num_queries: int, seed: int) -
     return np.array([*sorted(first_of_class)[:num_queries], *others][:num_queries])
 
 
-def draw_pictures(
-    clips: str, model: str, output: str, *, fold: str = "", num_queries: int = 6, k: int = 5, seed: int = 0
-) -> tuple[str, ...]:
-    """Draws queries with their nearest neighbours, a map of the embedding, and the training curve.
-
-    Args:
-      clips: the folder of clip examples; model: a finished run; output: the folder for the pictures.
-      fold: whose clips to draw; all without.
-
-    Returns:
-      The paths of the pictures.
-    """
-    embed, mel_params = evaluation.load_embed(model)
-    chosen = list(examples.iter_clips(clips, folds=(fold,) if fold else ()))
-    segments = evaluation.embed_segments(chosen, embed, mel_params)
-    names = [" ".join(labels) or clip_id for labels, clip_id in zip(segments.labels, segments.clip_ids, strict=True)]
-    paths = tuple(os.path.join(output, name) for name in ("neighbours.png", "map.png", "training.png"))
-    k = min(k, len(chosen) - 1)
-    queries = choose_queries(list(segments.labels), num_queries, seed)
-    if k > 0:
-        neighbours, _ = metrics.nearest_neighbors(segments.embeddings, queries, k)
-        matrix, _ = evaluation.label_matrix(segments.labels)
-        correct = np.array([[(matrix[q] & matrix[n]).any() for n in row] for q, row in zip(queries, neighbours, strict=True)])
-        edges = np.linspace(mel.hertz_to_mel(mel_params.mel_min_hz), mel.hertz_to_mel(mel_params.mel_max_hz), mel_params.mel_bins + 2)
-        figure = plots.plot_neighbours(
-            [np.log(clip.mel_energy.astype(np.float32) + mel_params.log_offset) for clip in chosen],
-            queries, neighbours, names,
-            correct=correct if matrix.size else None,
-            hop_seconds=mel_params.hop_seconds, mel_hz=700.0 * np.expm1(edges[1:-1] / 1127.0),
-        )  # fmt: skip
-        plots.save_figure(figure, paths[0])
-    labels = [" ".join(row) or None for row in segments.labels]
-    plots.save_figure(plots.plot_embedding_map(segments.embeddings, labels, seed=seed, title=f"{len(labels)} held-out clips"), paths[1])
-    log = training.read_log(os.path.join(model, training.LOG_NAME))
-    columns = {name: [row[name] for row in log] for name in log[0] if name != "epoch"}
-    plots.save_figure(plots.plot_training_log(columns), paths[2])
-    return tuple(path for path in paths if os.path.exists(path))
+def _plot_neighbours(
+    clips: list[examples.Clip],
+    segments: evaluation.Segments,
+    queries: np.ndarray,
+    mel_params: mel.MelParams,
+    *,
+    k: int,
+    by: str,
+) -> Figure:
+    """The spectrograms of queries and of the segments nearest to them, marked where their labels agree."""
+    k = min(k, len(clips) - 1)
+    neighbours, _ = metrics.nearest_neighbors(segments.embeddings, queries, k)
+    matrix, _ = evaluation.label_matrix(segments.labels)
+    agree = np.array(
+        [(matrix[row] & matrix[query]).any(axis=1) for query, row in zip(queries, neighbours, strict=True)]
+    )
+    num_frames = round(_SHOWN_SECONDS / mel_params.hop_seconds)
+    log_mels = [None] * len(clips)
+    for index in {*queries, *neighbours.ravel()}:
+        log_mels[index] = mel.log_mel(clips[index].mel_energy[:num_frames], mel_params).numpy()
+    edges = np.linspace(
+        *mel.hertz_to_mel([mel_params.mel_min_hz, mel_params.mel_max_hz]), mel_params.mel_bins + 2
+    )
+    right = "same label" if by == "labels" else "same recording"
+    title = "Left: held-out sounds (Q). Beside each: its nearest in the embedding, nearest first"
+    return plots.plot_neighbours(
+        log_mels, queries, neighbours,
+        [", ".join(labels) or name for labels, name in zip(segments.labels, segments.clip_ids, strict=True)],
+        correct=agree if matrix.size else None,
+        hop_seconds=mel_params.hop_seconds,
+        mel_hz=700.0 * np.expm1(edges[1:-1] / 1127.0),
+        title=f"{title}; ✓ {right}" if matrix.size else title,
+    )  # fmt: skip

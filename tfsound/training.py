@@ -73,6 +73,11 @@ def _write_json(path: str, fields: dict) -> None:
     os.replace(temporary, path)
 
 
+def _steps_done(model: keras.Model) -> int:
+    # A mirrored variable converts to an array, and not to an int.
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
 class Checkpoints(keras.callbacks.Callback):
     """Saves model and optimizer at the end of each epoch, atomically; keeps the last two.
 
@@ -107,13 +112,13 @@ class Checkpoints(keras.callbacks.Callback):
                 model.load_weights(os.path.join(self._path(step), _WEIGHTS_NAME))
                 return step
             except OSError as error:
-                print(f"{self._path(step)} cannot be read, trying the one before it: {error}", file=sys.stderr)
+                print(f"{self._path(step)} cannot be read ({error}); trying an older one.", file=sys.stderr)
         if steps:
             raise TrainingError(f"no checkpoint in {self._directory} can be read; pass --overwrite.")
         return 0
 
     def save(self) -> None:
-        step = int(self.model.optimizer.iterations)
+        step = _steps_done(self.model)
         temporary = self._path(step) + ".tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         os.makedirs(temporary)
@@ -152,14 +157,14 @@ class _Watch(keras.callbacks.Callback):
     """Adds the learning rate to what the loggers write, before them; stops a run that has diverged."""
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        step = int(self.model.optimizer.iterations)
+        step = _steps_done(self.model)
         means = " ".join(f"{name}={value:.4g}" for name, value in logs.items())
         if not all(math.isfinite(value) for value in logs.values()):
             raise TrainingError(f"the loss is no longer a number at step {step} ({means}); {_REMEDY}")
         # The last step of an epoch may spoil the weights after its loss was taken.
         if not all(np.isfinite(weights).all() for weights in self.model.get_weights()):
             raise TrainingError(f"weights are no longer numbers at step {step} ({means}); {_REMEDY}")
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
 
 class _Log(keras.callbacks.Callback):
@@ -171,7 +176,7 @@ class _Log(keras.callbacks.Callback):
         self._rows = [row for row in read_log(path) if row["epoch"] < first_epoch]
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        step = int(self.model.optimizer.iterations)
+        step = _steps_done(self.model)
         self._rows.append({"epoch": epoch, "step": step, **logs})
         with open(self._path + ".tmp", "w", newline="") as file:
             writer = csv.DictWriter(file, list(self._rows[0]))
@@ -303,8 +308,8 @@ def _require_valid(config: dict) -> None:
             f"batch_size {config['batch_size']} exceeds the {config['num_triplets']} triplets; "
             "lower it or sample more."
         )
-    if not config["learning_rate"] > 0:
-        raise ValueError(f"learning_rate must be positive, got {config['learning_rate']}.")
+    if not 0 < config["learning_rate"] < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {config['learning_rate']}.")
     if config["precision"] not in PRECISIONS:
         raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {config['precision']!r}.")
     num_replicas = strategy().num_replicas_in_sync

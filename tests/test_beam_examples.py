@@ -1,0 +1,560 @@
+"""The job `examples`: exact records, bad input routed and named, the same bytes from any workers, safe ends."""
+
+import builtins
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import apache_beam as beam
+import numpy as np
+import pytest
+import soundfile
+from apache_beam.io.localfilesystem import LocalFileSystem
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing import test_pipeline
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfsound import datasets, examples, media, mel
+from tfsound.beam import examples as job
+from tfsound.beam import output as job_output
+
+PARAMS = mel.MelParams()
+RATE = PARAMS.sample_rate
+
+
+def write_noise(path, seconds: float, *, rate: int = RATE, channels: int = 1, seed: int = 0, **options) -> str:
+    shape = (max(1, round(seconds * rate)), channels)
+    noise = np.random.default_rng(seed).normal(0, 0.1, shape).astype(np.float32)
+    soundfile.write(path, noise, rate, **options)
+    return str(path)
+
+
+def make(tmp_path, rows, *, output: str = "set", **options) -> examples.DatasetInfo:
+    datasets.write_manifest(str(tmp_path / "manifest.csv"), rows)
+    options = {"num_workers": 1, "max_failure_fraction": 0.99} | options
+    return job.make_examples(str(tmp_path / "manifest.csv"), str(tmp_path / output), **options)
+
+
+def clips_of(path) -> dict[str, examples.Clip]:
+    return {clip.clip_id: clip for clip in examples.iter_clips(str(path))}
+
+
+def failures_of(path) -> dict[str, str]:
+    with open(path / "failures.jsonl", encoding="utf-8") as file:
+        return {failure["clip_id"]: failure["reason"] for failure in map(json.loads, file)}
+
+
+def expected_energies(path, **segment) -> np.ndarray:
+    waveform = media.read_audio(path, sample_rate=RATE, **segment)
+    return mel.mel_energies(mel.pad_to_context(waveform, PARAMS), PARAMS).numpy().astype(np.float16)
+
+
+def assert_energies(clip: examples.Clip, expected: np.ndarray) -> None:
+    """Equal to the last bit of float16: the graph that the job runs may round float32 another way."""
+    np.testing.assert_allclose(clip.mel_energy, expected, rtol=2**-10, atol=1e-7)
+
+
+def shard_bytes(path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(path.glob("*.tfrecord"))}
+
+
+ROW = datasets.ManifestRow
+
+
+def test_records_hold_what_the_files_hold(tmp_path):
+    mono = write_noise(tmp_path / "mono.wav", 1.2)
+    stereo = write_noise(tmp_path / "stereo.flac", 2.5, rate=44_100, channels=2, seed=1)
+    info = make(
+        tmp_path,
+        [
+            ROW("b", "mono", "mono.wav", labels=("dog", "cat"), fold="2", split="train"),
+            ROW("a", "stereo", stereo),
+            ROW("cut", "stereo", stereo, 0.5, 1.75, labels=("cat",), fold="1"),
+        ],
+    )
+    clips = clips_of(tmp_path / "set")
+    assert sorted(clips) == ["a", "b", "cut"]
+    assert_energies(clips["b"], expected_energies(mono))
+    assert_energies(clips["a"], expected_energies(stereo))
+    assert_energies(clips["cut"], expected_energies(stereo, start_seconds=0.5, end_seconds=1.75))
+    assert [len(clips[name].mel_energy) for name in ("a", "b", "cut")] == [248, 118, 123]
+    found = {name: (c.recording_id, c.start_seconds, c.labels, c.fold, c.split) for name, c in clips.items()}
+    assert found == {
+        "a": ("stereo", 0.0, (), "", ""),
+        "b": ("mono", 0.0, ("dog", "cat"), "2", "train"),
+        "cut": ("stereo", 0.5, ("cat",), "1", ""),
+    }
+    assert (tmp_path / "set" / "failures.jsonl").read_text() == ""
+    assert info == examples.read_dataset_info(str(tmp_path / "set"), kind=examples.CLIPS)
+    assert (info.mel_params, info.num_examples, info.num_windows, info.num_failures) == (PARAMS, 3, 4, 0)
+    assert (info.label_names, info.folds) == (("cat", "dog"), ("", "1", "2"))
+    assert info.parameters == {"mel_preset": "audioset", "max_clip_seconds": 57.6}
+    assert info.command.startswith("tfsound examples ")
+    assert [(s.name, s.num_examples) for s in info.shards] == [("clips-00000-of-00001.tfrecord", 3)]
+    assert info.shards[0].num_bytes == os.path.getsize(tmp_path / "set" / info.shards[0].name)
+
+
+def test_pieces_hold_the_windows_of_the_whole_file(tmp_path):
+    path = write_noise(tmp_path / "long.wav", 5.0)
+    row = ROW("long", "r", path)
+    pieces = list(job.clip_examples(row, PARAMS, windows_per_piece=2))
+    assert [clip.clip_id for clip in pieces] == ["long", "long+1", "long+2"]
+    assert [clip.start_seconds for clip in pieces] == pytest.approx([0.0, 1.92, 3.84])
+    assert [PARAMS.num_windows(len(clip.mel_energy)) for clip in pieces] == [2, 2, 1]
+    windows = np.concatenate(
+        [mel.context_windows(mel.log_mel(clip.mel_energy, PARAMS), PARAMS) for clip in pieces]
+    )
+    whole = mel.log_mel_windows(media.read_audio(path), PARAMS)
+    np.testing.assert_allclose(windows, whole, atol=1e-5)
+    info = make(tmp_path, [row], max_clip_seconds=2.0)
+    assert info.num_windows == 5
+    assert sorted(clips_of(tmp_path / "set")) == ["long", "long+1", "long+2"]
+
+
+def test_pieces_of_a_segment_start_where_the_segment_does(tmp_path):
+    path = write_noise(tmp_path / "long.wav", 5.0)
+    pieces = list(job.clip_examples(ROW("c", "r", path, 1.0, 4.0), PARAMS, windows_per_piece=1))
+    assert [clip.start_seconds for clip in pieces] == pytest.approx([1.0, 1.96, 2.92])
+    np.testing.assert_allclose(
+        pieces[1].mel_energy[:96],
+        expected_energies(path, start_seconds=1.96, end_seconds=4.0)[:96],
+        rtol=2e-3,
+        atol=1e-4,
+    )
+
+
+@settings(deadline=None)
+@given(
+    num_samples=st.integers(1, 400), windows_per_piece=st.integers(1, 4), block_samples=st.integers(1, 120)
+)
+def test_cut_on_windows_keeps_every_window(num_samples, windows_per_piece, block_samples):
+    params = mel.MelParams(
+        sample_rate=1000, window_seconds=0.008, hop_seconds=0.003, mel_max_hz=500.0, context_frames=5
+    )
+    waveform = np.arange(num_samples, dtype=np.float32)
+    blocks = np.split(waveform, range(block_samples, num_samples, block_samples))
+    pieces = list(job.cut_on_windows(iter(blocks), params, windows_per_piece))
+
+    def windows(samples):
+        step = params.context_frames * params.hop_samples
+        last = len(samples) - params.context_samples
+        return [tuple(samples[i : i + params.context_samples]) for i in range(0, last + 1, step)]
+
+    assert list(itertools.chain.from_iterable(map(windows, pieces))) == windows(waveform)
+    assert max(map(len, map(windows, pieces))) <= windows_per_piece
+    if num_samples < params.context_samples:
+        np.testing.assert_array_equal(np.concatenate(pieces), waveform)
+
+
+class ElsewhereFileSystem(LocalFileSystem):
+    """A file system with a scheme, as object stores have: `elsewhere://` before a local path."""
+
+    @classmethod
+    def scheme(cls):
+        return "elsewhere"
+
+    def open(self, path, *arguments, **options):
+        return super().open(path.removeprefix("elsewhere://"), *arguments, **options)
+
+    def split(self, path):
+        return os.path.split(path)
+
+
+def test_manifest_and_files_may_be_on_any_beam_file_system(tmp_path):
+    write_noise(tmp_path / "a.wav", 1.0)
+    datasets.write_manifest(str(tmp_path / "m.csv"), [ROW("a", "a", "a.wav"), ROW("b", "b", "gone.wav")])
+    before = set(os.listdir(tempfile.gettempdir()))
+    job.make_examples(
+        f"elsewhere://{tmp_path}/m.csv", str(tmp_path / "set"), num_workers=1, max_failure_fraction=0.5
+    )
+    assert_energies(clips_of(tmp_path / "set")["a"], expected_energies(tmp_path / "a.wav"))
+    reason = failures_of(tmp_path / "set")["b"]
+    assert re.fullmatch(r"elsewhere://.*/gone\.wav cannot be read \(.*\); check that it exists\.", reason)
+    assert not [name for name in set(os.listdir(tempfile.gettempdir())) - before if name.endswith(".wav")]
+
+
+@pytest.fixture(scope="module")
+def bad_set(tmp_path_factory):
+    """One job over good clips and every kind of bad one; returns its folder."""
+    folder = tmp_path_factory.mktemp("bad")
+    good = write_noise(folder / "good.wav", 2.0)
+    rows = [ROW("good", "g", good), ROW("zz-good", "g", good, 0.0, 1.0)]
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "truncated.wav").write_bytes((folder / "good.wav").read_bytes()[:9000])
+    (folder / "text.wav").write_text("this is no sound " * 100)
+    soundfile.write(folder / "no_samples.wav", np.zeros(0, np.float32), RATE)
+    for name, value in (("nan", np.nan), ("inf", np.inf), ("loud", 1e5)):
+        samples = np.random.default_rng(0).choice([-1.0, 1.0], RATE) * (value if name == "loud" else 0.1)
+        samples[500] = value
+        soundfile.write(folder / f"{name}.wav", samples, RATE, subtype="FLOAT")
+    (folder / "directory.wav").mkdir()
+    rows += [
+        ROW(name, name, f"{name}.wav")
+        for name in (
+            *("empty", "truncated", "text", "no_samples", "nan", "inf", "loud", "directory", "missing"),
+            "secret",
+        )
+    ]
+    rows += [ROW("past", "g", good, 5.0, 6.0), ROW("past-the-end", "g", good, 1.0, 4.0)]
+    for name, options in {
+        "eight": {"subtype": "PCM_U8"},
+        "twenty-four": {"subtype": "PCM_24"},
+        "float": {"subtype": "FLOAT"},
+        "seven": {"channels": 7},
+    }.items():
+        rows.append(ROW(name, name, write_noise(folder / f"{name}.wav", 1.0, **options)))
+    rows.append(ROW("one", "one", write_noise(folder / "one.wav", 1 / RATE, subtype="FLOAT")))
+    for number, name in enumerate(("a b", "quo'te\"", "new\nline", "日本語 naïve", "%03d", "-x")):
+        rows.append(ROW(name, name, write_noise(folder / f"{name}.wav", 1.0, seed=number)))
+    write_noise(folder / "secret.wav", 1.0)
+    datasets.write_manifest(str(folder / "manifest.csv"), rows)
+    with open(folder / "manifest.csv", "a", encoding="utf-8") as file:
+        file.write("good,other,good.wav,,,,,\nbackwards,g,good.wav,1.5,1.0,,,\nno-uri,g,,,,,,\n")
+
+    def no_permission(path, *arguments, **options):  # root may read everything
+        if str(path).endswith("secret.wav"):
+            raise PermissionError(13, "Permission denied", path)
+        return original(path, *arguments, **options)
+
+    original = builtins.open
+    builtins.open = no_permission
+    try:
+        job.make_examples(
+            str(folder / "manifest.csv"), str(folder / "set"), num_workers=1, max_failure_fraction=0.9
+        )
+    finally:
+        builtins.open = original
+    return folder
+
+
+BAD_CLIPS = {
+    "empty": r"empty\.wav.*is an empty file \(0 bytes\); expected sound",
+    "truncated": r"truncated\.wav.*truncated: its data chunk should reach byte 64044, .* at byte 9000",
+    "text": r"text\.wav.*no sound or video that can be read.*expected undamaged WAV",
+    "no_samples": r"no_samples\.wav.*holds no samples; expected sound",
+    "nan": r"nan\.wav.*the sample at 0\.031250 s is nan; expected finite samples",
+    "inf": r"inf\.wav.*the sample at 0\.031250 s is inf; expected finite samples",
+    "loud": r"mel energies reach .*beyond float16; expected a waveform within \[-1, 1\]: scale",
+    "directory": r"directory\.wav.*is a directory or device; expected the path of one",
+    "missing": r"missing\.wav.*no such file; correct the path",
+    "secret": r"secret\.wav.*permission denied; expected a readable file",
+    "past": r"good\.wav.*segment past the end: asked for 5\.000 s to 6\.000 s, but the sound lasts 2\.000 s",
+    "past-the-end": r"good\.wav.*segment past the end: asked for 1\.000 s to 4\.000 s",
+    "good": r"clip_id 'good' stands in row 2 already, which was kept; give every clip an id of its own",
+    "backwards": r"manifest\.csv, row \d+, end_seconds: found 1\.0, expected more than the start, 1\.5; correct",
+    "no-uri": r"manifest\.csv, row \d+, uri: found '', expected a name that is not blank; fill it in",
+}
+
+
+@pytest.mark.parametrize(("clip_id", "message"), BAD_CLIPS.items())
+def test_bad_input_is_rejected_with_its_reason(bad_set, clip_id, message):
+    assert re.search(message, failures_of(bad_set / "set")[clip_id])
+
+
+def test_nothing_else_is_rejected_and_the_others_go_on(bad_set):
+    assert set(failures_of(bad_set / "set")) == set(BAD_CLIPS)
+    clips = clips_of(bad_set / "set")
+    assert set(clips) == {
+        *("good", "zz-good", "eight", "twenty-four", "float", "seven", "one"),
+        *("a b", "quo'te\"", "new\nline", "日本語 naïve", "%03d", "-x"),
+    }
+    info = examples.read_dataset_info(str(bad_set / "set"), kind=examples.CLIPS)
+    assert (info.num_failures, info.num_examples, info.num_windows) == (len(BAD_CLIPS), 13, 14)
+    assert clips["good"].recording_id == "g"  # the first of two rows with one clip_id
+    for name in ("eight", "twenty-four", "float", "seven", "one", "日本語 naïve"):
+        assert_energies(clips[name], expected_energies(bad_set / f"{name}.wav"))
+    assert len(clips["one"].mel_energy) == PARAMS.context_frames
+
+
+def test_failures_name_the_row_and_the_file(bad_set):
+    with open(bad_set / "set" / "failures.jsonl", encoding="utf-8") as file:
+        failures = [json.loads(line) for line in file]
+    assert [failure["row"] for failure in failures] == sorted(failure["row"] for failure in failures)
+    empty = next(failure for failure in failures if failure["clip_id"] == "empty")
+    assert (empty["row"], empty["uri"]) == (4, str(bad_set / "empty.wav"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.csv", "clip_id,uri,colour\na,a.wav,red\n", "unknown column 'colour'"),
+        ("m.csv", "clip_id,uri\n", "found no rows, expected at least one clip"),
+        ("m.csv", "", "found no header"),
+        ("m.txt", "uri\na.wav\n", "found extension '.txt', expected one of .csv"),
+        ("m.csv", "uri\n\xff\n", "not UTF-8 text"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_fails_at_once(tmp_path, name, text, message):
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(datasets.ManifestError, match=message):
+        job.make_examples(str(tmp_path / name), str(tmp_path / "set"))
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_manifest_that_is_not_there(tmp_path):
+    with pytest.raises(datasets.ManifestError, match=r"m\.csv: cannot be read .*check the path"):
+        job.make_examples(str(tmp_path / "m.csv"), str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_clip_seconds": 0.0}, "max_clip_seconds must be positive"),
+        ({"max_clip_seconds": float("nan")}, "max_clip_seconds must be positive"),
+        ({"max_failure_fraction": 1.5}, r"max_failure_fraction in \[0, 1\] .*got 57\.6, 1\.5 and 0"),
+        ({"num_shards": -1}, "num_shards at least 0"),
+        ({"mel_preset": "vggish"}, r"mel preset must be one of \['audioset', 'yamnet'\], got 'vggish'"),
+        ({"worker_mode": "fibres"}, "worker_mode must be one of"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_done(tmp_path, options, message):
+    write_noise(tmp_path / "a.wav", 1.0)
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, [ROW("a", "a", "a.wav")], **options)
+    assert not (tmp_path / "set.partial").exists()
+
+
+def test_too_many_failures_publish_nothing(tmp_path):
+    write_noise(tmp_path / "a.wav", 1.0)
+    rows = [ROW("a", "a", "a.wav"), ROW("b", "b", "b.wav"), ROW("c", "c", "c.wav")]
+    with pytest.raises(job_output.JobError) as raised:
+        make(tmp_path, rows, max_failure_fraction=0.5)
+    path = tmp_path / "set.partial" / "failures.jsonl"
+    assert "2 of 3 clips were rejected, more than the fraction 0.5 allowed" in str(raised.value)
+    assert f"All reasons are in {path}" in str(raised.value)
+    assert "  b: " in str(raised.value)
+    assert "no such file" in str(raised.value)
+    assert set(failures_of(path.parent)) == {"b", "c"}
+    assert not (tmp_path / "set").exists()
+    info = make(tmp_path, rows, max_failure_fraction=0.67)
+    assert (info.num_failures, info.num_examples) == (2, 1)
+    assert not path.parent.exists()
+
+
+def test_a_set_of_bad_clips_only_is_none(tmp_path):
+    with pytest.raises(job_output.JobError, match="2 of 2 clips were rejected"):
+        make(tmp_path, [ROW("b", "b", "b.wav"), ROW("c", "c", "c.wav")], max_failure_fraction=1.0)
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_output_is_overwritten_only_when_asked(tmp_path):
+    write_noise(tmp_path / "a.wav", 1.0)
+    make(tmp_path, [ROW("a", "a", "a.wav")])
+    with pytest.raises(job_output.JobError, match="set is a finished data set; pass --overwrite"):
+        make(tmp_path, [ROW("b", "b", "a.wav")])
+    assert set(clips_of(tmp_path / "set")) == {"a"}
+    make(tmp_path, [ROW("b", "b", "a.wav")], overwrite=True)
+    assert set(clips_of(tmp_path / "set")) == {"b"}
+    shutil.rmtree(tmp_path / "set")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "notes.txt").write_text("mine")
+    with pytest.raises(job_output.JobError, match="exists and is no data set of ours"):
+        make(tmp_path, [ROW("b", "b", "a.wav")], overwrite=True)
+    assert os.listdir(tmp_path / "set") == ["notes.txt"]
+
+
+def test_a_full_disk_ends_the_job_with_its_reason(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        path = write_noise(tmp_path / "a.wav", 8.0)
+        rows = [ROW(f"c{number}", "r", path) for number in range(8)]
+        with pytest.raises(job_output.JobError) as raised:
+            make(tmp_path, rows, output="disk/set")
+        assert re.search(r"clips-00000-of-00001.tfrecord cannot be written: .*[Nn]o space", str(raised.value))
+        assert "nothing was published" in str(raised.value)
+        assert not (disk / "set").exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture(scope="module")
+def many_clips(tmp_path_factory):
+    """A folder with 12 clips, their manifest in order and reversed, and the set that one worker made."""
+    folder = tmp_path_factory.mktemp("many")
+    rows = [
+        ROW(f"c{n}", f"r{n // 2}", write_noise(folder / f"{n}.wav", 1 + n / 8, seed=n), labels=(f"l{n % 3}",))
+        for n in range(12)
+    ] + [ROW("gone", "gone", "gone.wav")]
+    datasets.write_manifest(str(folder / "reversed.csv"), rows[::-1])
+    make(folder, rows, num_shards=5, output="one")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("manifest", "options"),
+    [
+        ("manifest", {"num_workers": 2}),
+        ("manifest", {"num_workers": 2, "worker_mode": "processes"}),
+        ("reversed", {"num_workers": 1}),
+    ],
+)
+def test_the_same_bytes_come_from_any_workers(many_clips, tmp_path, manifest, options):
+    info = job.make_examples(
+        str(many_clips / f"{manifest}.csv"),
+        str(tmp_path / "set"),
+        num_shards=5,
+        max_failure_fraction=0.5,
+        **options,
+    )
+    one = examples.read_dataset_info(str(many_clips / "one"), kind=examples.CLIPS)
+    assert shard_bytes(tmp_path / "set") == shard_bytes(many_clips / "one")
+    assert (info.shards, info.label_names, info.num_windows) == (one.shards, one.label_names, one.num_windows)
+    assert set(failures_of(tmp_path / "set")) == {"gone"}
+
+
+def test_records_do_not_depend_on_the_number_of_shards(many_clips, tmp_path):
+    job.make_examples(
+        str(many_clips / "manifest.csv"), str(tmp_path / "set"), num_shards=1, num_workers=1,
+        max_failure_fraction=0.5,
+    )  # fmt: skip
+    one, other = clips_of(many_clips / "one"), clips_of(tmp_path / "set")
+    assert list(other) == sorted(other)
+    assert {i: examples.encode_clip(c) for i, c in one.items()} == {
+        i: examples.encode_clip(c) for i, c in other.items()
+    }
+
+
+def test_read_manifest_gives_every_row_its_shard(tmp_path):
+    (tmp_path / "m.csv").write_text("clip_id,uri,end_seconds\na,a.wav,\nb,b.wav,-1\n")
+    with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
+        rows = (
+            pipeline
+            | beam.Create([str(tmp_path / "m.csv")])
+            | beam.ParDo(job._ReadManifest(1000))
+            | beam.MapTuple(lambda shard, row: (shard, row[0], row[1].clip_id, type(row[1]).__name__))
+        )
+        # blake2b of "a" and "b", modulo 1000: `b2sum -l 64`.
+        assert_that(rows, equal_to([(343, 2, "a", "ManifestRow"), (333, 3, "b", "BadRow")]))
+
+
+def test_compute_mel_examples_writes_shards_and_summaries(tmp_path):
+    write_noise(tmp_path / "a.wav", 1.0)
+    manifest = str(tmp_path / "m.csv")
+    datasets.write_manifest(manifest, [ROW("a", "r", "a.wav", labels=("x",)), ROW("b", "r", "b.wav")])
+    with job_output.pending_output(str(tmp_path / "set"), overwrite=False) as pending:
+        job_settings = job._Settings(manifest, pending.path, PARAMS, 57.6, 1)
+        with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
+            pipeline | beam.Create([manifest]) | job.ComputeMelExamples(job_settings)
+        (summary,) = pending.take_summaries()
+    name = "clips-00000-of-00001.tfrecord"
+    (failure,) = summary.pop("failures")
+    assert (failure["row"], failure["clip_id"]) == (3, "b")
+    assert summary == {
+        "shard": {
+            "name": name,
+            "num_examples": 1,
+            "num_bytes": os.path.getsize(tmp_path / "set.partial" / name),
+        },
+        "num_windows": 1,
+        "labels": ["x"],
+        "folds": [""],
+    }
+    ((_, record),) = examples.read_records(str(tmp_path / "set.partial" / name))
+    assert_energies(examples.decode_clip(record, 64), expected_energies(tmp_path / "a.wav"))
+
+
+def test_run_is_the_function_from_a_command_line(many_clips, tmp_path):
+    info = job.run(
+        f"{many_clips}/manifest.csv {tmp_path}/set --num-shards 5 --max-failure-fraction 0.5 --num-workers 1 "
+        "--job_name=x".split()
+    )
+    assert info.num_examples == 12
+    assert shard_bytes(tmp_path / "set") == shard_bytes(many_clips / "one")
+
+
+def test_help_names_every_argument(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        job.run(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Decodes the clips of a manifest" in text
+    for option in (
+        *("manifest", "output", "--mel-preset", "--max-clip-seconds", "--max-failure-fraction", "--num-shards"),
+        *("--overwrite", "--runner", "--num-workers", "--worker-mode"),
+    ):
+        assert option in text
+    assert "longer clips become several examples" in text
+
+
+@pytest.fixture
+def long_job(tmp_path):
+    """A job of minutes, started as a user would; it is running when the test begins."""
+    path = write_noise(tmp_path / "a.wav", 60.0)
+    datasets.write_manifest(
+        str(tmp_path / "m.csv"), [ROW(f"c{number}", "r", path) for number in range(20_000)]
+    )
+    started = []
+
+    def start(*options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "tfsound.cli", "examples", str(tmp_path / "m.csv"), "set"]
+        with open(tmp_path / "err.txt", "w") as stderr:
+            started.append(
+                subprocess.Popen(
+                    [*command, "--num-shards", "2", "--num-workers", "2", *options],
+                    cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+                )
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "set.partial").glob("progress/clips*")):
+            assert started[0].poll() is None, (tmp_path / "err.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return started[0]
+
+    yield start
+    if started and started[0].poll() is None:
+        os.killpg(started[0].pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("worker_mode", ["threads", "processes"])
+def test_ctrl_c_ends_a_job_in_seconds_and_leaves_nothing(long_job, tmp_path, worker_mode):
+    process = long_job("--worker-mode", worker_mode)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to workers, too
+    pressed = time.monotonic()
+    assert process.wait(30) == 130
+    assert time.monotonic() - pressed < 15
+    printed = (tmp_path / "err.txt").read_text()
+    assert "interrupted" in printed
+    for noise in ("Traceback", "apache_beam", "apitools", "KeyboardInterrupt"):
+        assert noise not in printed
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "err.txt", "m.csv"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # no worker is left
+
+
+def test_a_killed_job_leaves_no_set_and_can_be_run_again(long_job, tmp_path):
+    process = long_job()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    for name in ("set", "set.partial"):
+        with pytest.raises(examples.DatasetError):
+            examples.read_dataset_info(str(tmp_path / name), kind=examples.CLIPS)
+    assert (tmp_path / "set.partial").exists()
+    write_noise(tmp_path / "b.wav", 1.0)
+    make(tmp_path, [ROW("b", "b", "b.wav")])
+    assert set(clips_of(tmp_path / "set")) == {"b"}
+    assert not (tmp_path / "set.partial").exists()
+
+
+def test_a_worker_process_that_dies_ends_the_job(long_job, tmp_path):
+    process = long_job("--worker-mode", "processes")
+    workers = subprocess.run(
+        ["pgrep", "-g", str(process.pid), "-f", "sdk_worker_main"], capture_output=True, text=True, check=True
+    )
+    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
+    os.kill(int(workers.stdout.split()[1]), signal.SIGKILL)
+    assert process.wait(30) == 1
+    assert "a worker process died (killed, perhaps, for want of memory)" in (tmp_path / "err.txt").read_text()
+    assert not (tmp_path / "set").exists()

@@ -1,0 +1,254 @@
+"""Tests of tfsound.models: training by plain Keras, and two devices against one with the global batch."""
+
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+from tfsound import losses, models, networks
+
+# One process with two logical CPU devices runs every case, on one device and on two: a gradient step of
+# plain SGD with rate 1 moves the weights by the gradient of the loss.
+TWO_DEVICES = """
+import pickle, sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras
+import tiny
+from tfsound import models, networks, training
+
+networks.ENCODERS["tiny"] = tiny.encoder
+with open(sys.argv[1], "rb") as file:
+    cases = pickle.load(file)
+results = {}
+two = training.strategy()
+assert two.num_replicas_in_sync == 2 and training.strategy() is two
+for name, (encoder, semi_hard, batches) in cases.items():
+    results[name] = []
+    for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), two):
+        with strategy.scope():
+            keras.utils.set_random_seed(1)
+            audio_encoder = networks.build_encoder(encoder, input_shape=tiny.WINDOW, embedding_dim=16)
+            model = models.TripletModel(audio_encoder, margin=0.5, semi_hard=semi_hard)
+            model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
+            model.build((None, *tiny.WINDOW))
+        before = model.get_weights()
+        data = tf.data.Dataset.from_tensor_slices(batches).batch(8)
+        history = model.fit(data, shuffle=False, verbose=0).history
+        paths = [variable.path for variable in model.weights]
+        evaluated = model.evaluate(data, verbose=0, return_dict=True)
+        weights = model.get_weights()
+        # Each replica's own copy, which must be the same.
+        spread = max(
+            float(abs(a.numpy() - b.numpy()).max())
+            for a, b in (variable.value.values for variable in model.weights)
+        ) if strategy is two else 0.0
+        results[name].append((history, evaluated, dict(zip(paths, before)), dict(zip(paths, weights)), spread))
+with open(sys.argv[2], "wb") as file:
+    pickle.dump(results, file)
+"""
+
+
+@pytest.fixture(autouse=True)
+def tiny_encoder(monkeypatch):
+    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
+
+
+def make_batch(seed=0, num_rows=8, num_recordings=4):
+    rng = np.random.default_rng(seed)
+    batch = {
+        role: rng.normal(size=(num_rows, *tiny.WINDOW)).astype(np.float32)
+        for role in ("anchor", "positive", "negative")
+    }
+    for role in ("anchor", "negative"):
+        batch[f"{role}_recording"] = rng.integers(0, num_recordings, num_rows)
+    return batch
+
+
+def only_negatives_of_the_other_replica():
+    """Rows 0 to 3 go to one replica, 4 to 7 to the other; no row has a negative on its own."""
+    batch = make_batch(1)
+    batch["anchor_recording"] = np.array([0] * 4 + [1] * 4)
+    batch["negative_recording"] = np.array([0] * 4 + [1] * 4)
+    return batch
+
+
+def build_model(semi_hard=True, margin=0.5, optimizer=None):
+    keras.utils.set_random_seed(1)
+    encoder = networks.build_encoder("tiny", input_shape=tiny.WINDOW, embedding_dim=16)
+    model = models.TripletModel(encoder, margin=margin, semi_hard=semi_hard)
+    model.compile(optimizer=optimizer or keras.optimizers.SGD(1.0))
+    return model
+
+
+def expected_loss(model, batch, *, training):
+    """The loss by way of `losses` alone."""
+    embeddings = model.audio_encoder(
+        np.concatenate([batch["anchor"], batch["positive"], batch["negative"]]), training=training
+    )
+    anchor, positive, negative = np.split(embeddings.numpy(), 3)
+    if not model.semi_hard:
+        return float(losses.triplet_loss(anchor, positive, negative, margin=model.margin))
+    is_negative = batch["anchor_recording"][:, None] != batch["negative_recording"][None, :]
+    return float(losses.semi_hard_triplet_loss(anchor, positive, negative, is_negative, margin=model.margin))
+
+
+@pytest.mark.parametrize("semi_hard", [True, False])
+def test_plain_compile_and_fit_lower_the_loss(semi_hard):
+    batch = make_batch(num_rows=32, num_recordings=32)
+    batch["positive"] = batch["anchor"] + 0.1 * batch["positive"]
+    data = tf.data.Dataset.from_tensor_slices(batch).batch(16)
+    model = build_model(semi_hard, optimizer=keras.optimizers.Adam(0.01))
+    history = model.fit(data, epochs=25, verbose=0).history
+    assert set(history) == {"loss", "positive_distance", "negative_distance"}
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+
+
+def test_a_step_reports_the_loss_before_it_and_applies_the_gradient():
+    for semi_hard in (True, False):
+        model, batch = build_model(semi_hard), make_batch()
+        expected = expected_loss(model, batch, training=True)  # moves the moving averages, not the weights
+        before = [variable.numpy() for variable in model.trainable_variables]
+        with tf.GradientTape() as tape:
+            anchor, positive, negative = model.embed_triplets(batch, training=True)
+            loss = model.batch_loss(batch, anchor, positive, negative)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        found = model.train_step(batch)
+        np.testing.assert_allclose(found["loss"], expected, rtol=1e-5)
+        for variable, old, gradient in zip(model.trainable_variables, before, gradients, strict=True):
+            np.testing.assert_allclose(variable, old - gradient, atol=1e-6)
+
+
+def test_a_test_step_uses_the_trained_statistics_and_changes_nothing():
+    model, batch = build_model(), make_batch()
+    model.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
+    before = model.get_weights()
+    found = model.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True)
+    np.testing.assert_allclose(found["loss"], expected_loss(model, batch, training=False), rtol=1e-5)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_metrics_are_means_over_the_rows_of_an_epoch():
+    model = build_model(semi_hard=False, optimizer=keras.optimizers.SGD(0.0))
+    batches = [make_batch(seed) for seed in range(3)]
+    model.reset_metrics()
+    for batch in batches:
+        found = model.train_step(batch)
+    distances = []
+    for batch in batches:
+        anchor, positive, negative = model.embed_triplets(batch, training=True)
+        distances.append([np.sum((anchor - other) ** 2, axis=1) for other in (positive, negative)])
+    expected = np.mean(np.concatenate(distances, axis=1), axis=1)
+    np.testing.assert_allclose(found["positive_distance"], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found["negative_distance"], expected[1], rtol=1e-5)
+    hinges = np.concatenate([np.maximum(0, near - far + 0.5) for near, far in distances])
+    np.testing.assert_allclose(found["loss"], hinges.mean(), rtol=1e-5)
+    assert [metric.name for metric in model.metrics] == ["loss", "positive_distance", "negative_distance"]
+
+
+def test_a_negative_of_the_anchors_own_recording_never_serves():
+    model, batch = build_model(), make_batch()
+    batch["anchor_recording"] = batch["negative_recording"] = np.zeros(8, np.int64)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    assert model.train_step(batch)["loss"] == 0
+    for old, variable in zip(before, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, variable)
+    # Without mining, a triplet's own negative stands, whatever its recording.
+    assert build_model(semi_hard=False).train_step(batch)["loss"] > 0
+
+
+def test_calling_and_predicting_embed():
+    model, windows = build_model(), make_batch()["anchor"]
+    embeddings = model(windows)
+    np.testing.assert_array_equal(embeddings, model.audio_encoder(windows))
+    np.testing.assert_allclose(model.predict(windows, verbose=0), embeddings, atol=1e-6)
+
+
+def test_a_model_is_saved_and_loaded_with_its_optimizer(tmp_path):
+    model, data = build_model(margin=0.25, optimizer="adam"), tf.data.Dataset.from_tensors(make_batch())
+    model.fit(data, epochs=3, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, models.TripletModel)
+    assert (loaded.margin, loaded.semi_hard, loaded.name) == (0.25, True, model.name)
+    windows = make_batch(5)["anchor"]
+    np.testing.assert_array_equal(loaded(windows), model(windows))
+    assert int(loaded.optimizer.iterations) == 3
+    # Both go on alike, so the moments came along too.
+    for trained in (model, loaded):
+        trained.fit(data, verbose=0)
+    for old, new in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(old, new, atol=1e-6)
+
+
+def test_a_negative_margin_is_refused():
+    with pytest.raises(ValueError, match=r"margin must be at least 0, got -0\.1"):
+        build_model(margin=-0.1)
+
+
+# Two devices.
+
+CASES = {
+    "semi_hard": ("tiny", True, make_batch()),
+    "own_negatives": ("tiny", False, make_batch()),
+    "negatives_elsewhere": ("tiny", True, only_negatives_of_the_other_replica()),
+    "resnet_small": ("resnet_small", True, make_batch(2)),
+}
+
+
+@pytest.fixture(scope="module")
+def two_devices(tmp_path_factory):
+    """{case: (one device, two devices)}, each (history, evaluation, weights before, weights after, spread)."""
+    folder = tmp_path_factory.mktemp("two_devices")
+    (folder / "cases.pickle").write_bytes(pickle.dumps(CASES))
+    subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, str(folder / "cases.pickle"), str(folder / "results.pickle")],
+        check=True, cwd=pathlib.Path(__file__).parent, timeout=300,
+    )  # fmt: skip
+    return pickle.loads((folder / "results.pickle").read_bytes())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_devices_take_the_step_of_one(two_devices, case):
+    one, two = two_devices[case]
+    for kind in (0, 1):  # training and evaluation
+        assert set(one[kind]) == set(two[kind]) == {"loss", "positive_distance", "negative_distance"}
+        for name in one[kind]:
+            np.testing.assert_allclose(one[kind][name], two[kind][name], atol=1e-5, err_msg=name)
+    assert one[0]["loss"][0] > 0
+    largest = 0.0
+    for path in one[2]:
+        np.testing.assert_array_equal(one[2][path], two[2][path], err_msg=path)
+        gradients = [run[2][path] - run[3][path] for run in (one, two)]
+        np.testing.assert_allclose(gradients[1], gradients[0], atol=1e-5, err_msg=path)
+        largest = max(largest, np.abs(gradients[0]).max())
+    assert largest > 0.01, "no gradient, nothing compared"
+    assert two[4] == 0, "the replicas drifted apart"
+
+
+def test_batch_norm_takes_the_statistics_of_both_devices(two_devices):
+    one, two = two_devices["own_negatives"]
+    (path,) = [path for path in one[2] if path.endswith("moving_mean")]
+    assert np.abs(one[3][path] - one[2][path]).max() > 1e-4
+    np.testing.assert_allclose(two[3][path], one[3][path], atol=1e-6)
+
+
+def test_negatives_come_from_the_other_device_too(two_devices):
+    one, two = two_devices["negatives_elsewhere"]
+    batch = only_negatives_of_the_other_replica()
+    for rows in (slice(0, 4), slice(4, 8)):
+        own = batch["anchor_recording"][rows][:, None] != batch["negative_recording"][rows]
+        assert not own.any(), "a replica could serve itself, nothing tested"
+    # A replica alone would find no negative and report 0.
+    assert two[0]["loss"][0] > 0.1
+    np.testing.assert_allclose(two[0]["loss"], one[0]["loss"], atol=1e-5)
+    json.dumps(two[0])  # plain numbers, as a log takes them

@@ -1,0 +1,174 @@
+"""Tests of tfsound.networks: shapes, parameter counts worked out by hand, precision, gradients."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfsound import networks
+
+WINDOWS = np.random.default_rng(0).normal(-2, 1, (3, 96, 64)).astype(np.float32)
+
+
+def count(variables):
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    return networks.build_encoder("resnet50")
+
+
+@pytest.fixture(scope="module")
+def resnet_small():
+    return networks.build_encoder("resnet_small")
+
+
+def require_unit_rows(embeddings, shape):
+    assert embeddings.shape == shape
+    assert embeddings.dtype == tf.float32
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), np.ones(len(embeddings)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", networks.ENCODERS)
+def test_embeddings_are_unit_rows(name, request):
+    encoder = request.getfixturevalue(name)
+    assert encoder.name == name
+    embeddings = encoder(WINDOWS, training=False).numpy()
+    require_unit_rows(embeddings, (3, 128))
+    assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((96, 64), 3), ((8, 8), 16), ((50, 40), 1), ((1, 1), 2)])
+def test_other_windows_and_dimensions(shape, dim):
+    encoder = networks.build_encoder("resnet_small", input_shape=shape, embedding_dim=dim)
+    require_unit_rows(encoder(np.ones((2, *shape), np.float32)).numpy(), (2, dim))
+
+
+def bottleneck(channels_in, width, *, projected):
+    """Weights of 1x1, 3x3, 1x1 convolutions, with two a channel of batch norm; and the shortcut's."""
+    count = channels_in * width + 2 * width
+    count += 9 * width * width + 2 * width
+    count += width * 4 * width + 2 * 4 * width
+    if projected:
+        count += channels_in * 4 * width + 2 * 4 * width
+    return count
+
+
+def test_resnet50_has_the_parameters_of_the_paper(resnet50):
+    expected = 7 * 7 * 1 * 64 + 2 * 64
+    channels = 64
+    for width, depth in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        expected += bottleneck(channels, width, projected=True)
+        channels = 4 * width
+        expected += (depth - 1) * bottleneck(channels, width, projected=False)
+    assert channels == 2048
+    expected += 2048 * 128 + 128
+    assert count(resnet50.trainable_variables) == expected
+    # The same from elsewhere: torchvision's resnet50 has 25,557,032 with 3 colours and 1,000 classes.
+    assert expected == 25_557_032 - (7 * 7 * 2 * 64) - (2048 * 1000 + 1000) + (2048 * 128 + 128)
+    # Moving mean and variance, as many as scales and offsets; a bias or kernel moves nothing.
+    num_norm = 2 * (64 + sum(d * 6 * w for w, d in ((64, 3), (128, 4), (256, 6), (512, 3))))
+    num_norm += 2 * 4 * (64 + 128 + 256 + 512)
+    assert count(resnet50.non_trainable_variables) == num_norm
+
+
+def test_resnet_small_has_the_parameters_worked_out_by_hand(resnet_small):
+    expected = 7 * 7 * 16 + 2 * 16  # stem
+    expected += 9 * 16 * 16 + 2 * 16 + 9 * 16 * 16 + 2 * 16  # its shape stays, so no projection
+    for before, width in ((16, 32), (32, 64), (64, 128)):
+        expected += 9 * before * width + 2 * width + 9 * width * width + 2 * width + before * width + 2 * width
+    expected += 128 * 128 + 128
+    assert expected == 324_400
+    assert count(resnet_small.trainable_variables) == expected
+
+
+def test_resnet50_pools_2048_features_as_the_paper_says(resnet50):
+    assert resnet50.get_layer("embedding").input.shape == (None, 2048)
+    stem = resnet50.get_layer("stem_conv")
+    assert (stem.kernel_size, stem.filters, stem.use_bias) == ((7, 7), 64, False)
+    assert stem.output.shape == (None, 96, 64, 64)
+    pools = [layer for layer in resnet50.layers if isinstance(layer, keras.layers.MaxPooling2D)]
+    assert [(pool.pool_size, pool.strides) for pool in pools] == [((3, 3), (2, 2))]
+    # Four stages, each but the first of half the size: 96 x 64 / 2 / 8.
+    assert [layer.output.shape for layer in resnet50.layers if layer.name == "stage4_block3_3_norm"] == [
+        (None, 6, 4, 2048)
+    ]
+    assert resnet50.get_layer("embedding").activation is keras.activations.linear
+
+
+def test_batch_norm_is_synchronized_everywhere(resnet50, resnet_small):
+    for encoder, expected in ((resnet50, 53), (resnet_small, 12)):
+        norms = [layer for layer in encoder.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        assert len(norms) == expected
+        assert all(norm.synchronized for norm in norms)
+
+
+def test_bfloat16_comes_near_float32():
+    keras.utils.set_random_seed(3)
+    exact = networks.build_encoder("resnet_small")
+    half = networks.build_encoder("resnet_small", dtype_policy="mixed_bfloat16")
+    half.set_weights(exact.get_weights())
+    assert half.get_layer("stage1_block1_1_conv").compute_dtype == "bfloat16"
+    assert {variable.dtype for variable in half.variables} == {"float32"}
+    for training in (False, True):
+        embeddings = half(WINDOWS, training=training).numpy()
+        require_unit_rows(embeddings, (3, 128))
+        cosines = np.sum(embeddings * exact(WINDOWS, training=training).numpy(), axis=1)
+        # A coarser input has another embedding: 8 bits of mantissa over 10 layers.
+        assert cosines.min() > 0.99
+    assert cosines.max() < 1 - 1e-7, "no bfloat16 at work"
+
+
+def test_the_policy_of_others_is_restored_even_after_an_error(monkeypatch):
+    def fails(x):
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setitem(networks.ENCODERS, "fails", fails)
+    before = keras.config.dtype_policy()
+    networks.build_encoder("resnet_small", input_shape=(8, 8), dtype_policy="mixed_bfloat16")
+    assert keras.config.dtype_policy() is before
+    with pytest.raises(RuntimeError, match="no such luck"):
+        networks.build_encoder("fails", dtype_policy="mixed_bfloat16")
+    assert keras.config.dtype_policy() is before
+    with pytest.raises(ValueError, match="float17"):
+        networks.build_encoder("resnet_small", dtype_policy="float17")
+    assert keras.config.dtype_policy() is before
+
+
+def test_an_unknown_encoder_is_named_with_the_known():
+    with pytest.raises(
+        ValueError, match=r"encoder must be one of \['resnet50', 'resnet_small'\], got 'resnet18'"
+    ):
+        networks.build_encoder("resnet18")
+
+
+@pytest.mark.parametrize("name", networks.ENCODERS)
+def test_a_gradient_reaches_every_variable(name, request):
+    encoder = request.getfixturevalue(name)
+    target = tf.math.l2_normalize(tf.constant(np.random.default_rng(1).normal(size=(3, 128)), tf.float32), 1)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(encoder(WINDOWS, training=True) * target)
+    gradients = tape.gradient(loss, encoder.trainable_variables)
+    for variable, gradient in zip(encoder.trainable_variables, gradients, strict=True):
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient).all(), variable.path
+        assert np.abs(gradient).max() > 0, variable.path
+
+
+def test_a_window_of_one_value_has_finite_embeddings_and_gradients(resnet_small):
+    silence = np.full((2, 96, 64), np.log(0.01), np.float32)
+    with tf.GradientTape() as tape:
+        embeddings = resnet_small(silence, training=True)
+        loss = tf.reduce_sum(embeddings**2 * np.arange(128))
+    gradients = tape.gradient(loss, resnet_small.trainable_variables)
+    assert np.isfinite(embeddings).all()
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_an_encoder_is_saved_and_loaded_as_it_was(tmp_path, resnet_small):
+    resnet_small.save(tmp_path / "encoder.keras")
+    loaded = keras.saving.load_model(tmp_path / "encoder.keras")
+    np.testing.assert_array_equal(loaded(WINDOWS), resnet_small(WINDOWS))
+    assert loaded.get_layer("stem_norm").synchronized

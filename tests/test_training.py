@@ -1,0 +1,555 @@
+"""Tests of tfsound.training: what a run leaves behind, and what survives kills, damage and other settings."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+from tfsound import examples, networks, training
+
+NUM_TRIPLETS = 40
+# 12 steps with a checkpoint every 5: epochs of 5, 5 and 2 steps.
+SETTINGS = {
+    "encoder": "tiny", "embedding_dim": 8, "num_steps": 12, "batch_size": 8, "steps_per_checkpoint": 5,
+    "learning_rate": 0.01, "seed": 3,
+}  # fmt: skip
+
+# Starts training and is killed by SIGKILL at a step: in the middle of an epoch, or in that of a checkpoint.
+KILLED = """
+import json, os, signal, sys
+import tiny
+from tfsound import networks, training
+
+networks.ENCODERS["tiny"] = tiny.encoder
+triplets, output, settings, where, step = sys.argv[1:]
+
+def kill_at(original, place):
+    def killing(self, *args, **kwargs):
+        if place == where and int(self.model.optimizer.iterations) == int(step):
+            if place == "checkpoint":
+                name = os.path.join(output, "checkpoints", f"step-{int(step):08d}.tmp")
+                os.makedirs(name)
+                open(os.path.join(name, "model.weights.h5"), "wb").write(b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args, **kwargs)
+    return killing
+
+training._Progress.on_train_batch_end = kill_at(training._Progress.on_train_batch_end, "batch")
+training.Checkpoints.save = kill_at(training.Checkpoints.save, "checkpoint")
+training.train([triplets], output, **json.loads(settings))
+"""
+
+# Two logical CPU devices: a whole run, and one that is interrupted and resumed.
+TWO_DEVICES = """
+import json, sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import tiny
+from tfsound import networks, training
+
+networks.ENCODERS["tiny"] = tiny.encoder
+triplets, output, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+assert training.strategy().num_replicas_in_sync == 2
+training.train([triplets], output + "/whole", **settings)
+training.train([triplets], output + "/constant", **settings, learning_rate_decay="constant")
+
+original = training._Progress.on_train_batch_end
+def interrupting(self, batch, logs=None):
+    if training._steps_done(self.model) == 8:
+        raise KeyboardInterrupt
+    original(self, batch, logs)
+
+training._Progress.on_train_batch_end = interrupting
+try:
+    training.train([triplets], output + "/resumed", **settings)
+except KeyboardInterrupt:
+    training._Progress.on_train_batch_end = original
+    training.train([triplets], output + "/resumed", **settings)
+else:
+    raise SystemExit("was not interrupted")
+try:
+    training.train([triplets], output + "/odd", **(settings | {"batch_size": 7}))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(autouse=True)
+def tiny_encoder(monkeypatch):
+    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
+
+
+@pytest.fixture(scope="module")
+def triplets(tmp_path_factory):
+    return tiny.write_triplets(tmp_path_factory.mktemp("sets") / "triplets", range(NUM_TRIPLETS))
+
+
+@pytest.fixture(scope="module")
+def whole_run(triplets, tmp_path_factory):
+    """A run that nothing disturbed: its folder and its summary. Tests only read it."""
+    output = str(tmp_path_factory.mktemp("runs") / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
+        return output, training.train([triplets], output, **SETTINGS)
+
+
+def run_script(script, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def interrupt_at(monkeypatch, step):
+    """A Ctrl-C when a step is done."""
+    original = training._Progress.on_train_batch_end
+
+    def interrupting(self, batch, logs=None):
+        original(self, batch, logs)
+        if int(self.model.optimizer.iterations) == step:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(training._Progress, "on_train_batch_end", interrupting)
+
+
+def interrupted_run(triplets, output, step, **settings):
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            training.train([triplets], output, **(SETTINGS | settings))
+    return output
+
+
+def weights_of(run):
+    return training.load_encoder(run)[0].get_weights()
+
+
+def require_same_end(run, whole):
+    """A run that was cut off ends as one that was not: weights, log, learning rates."""
+    assert training.read_log(f"{run}/log.csv") == [
+        {name: pytest.approx(value, abs=1e-5) for name, value in row.items()}
+        for row in training.read_log(f"{whole}/log.csv")
+    ]
+    for found, expected in zip(weights_of(run), weights_of(whole), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def checkpoint_names(run):
+    return sorted(os.listdir(os.path.join(run, "checkpoints")))
+
+
+# What a run leaves.
+
+
+def test_a_run_leaves_what_it_says(whole_run, triplets):
+    output, summary = whole_run
+    assert sorted(os.listdir(output)) == [
+        "checkpoints", "config.json", "encoder.json", "encoder.keras", "log.csv", "tensorboard",
+    ]  # fmt: skip
+    assert checkpoint_names(output) == ["step-00000010", "step-00000012"]
+    config = json.loads(pathlib.Path(output, "config.json").read_text())
+    assert config == SETTINGS | {
+        "triplets": [triplets], "num_triplets": NUM_TRIPLETS, "margin": 0.1, "semi_hard": True,
+        "precision": "float32", "learning_rate_decay": "cosine",
+    }  # fmt: skip
+    info = json.loads(pathlib.Path(output, "encoder.json").read_text())
+    assert info == {"config": config, "mel_params": tiny.PARAMS.to_dict()}
+    assert (summary.output, summary.num_steps) == (output, 12)
+    assert str(summary) == f"trained {output}: 12 steps, loss {summary.final['loss']:.4f}"
+
+
+def test_the_log_has_a_row_an_epoch(whole_run):
+    output, summary = whole_run
+    rows = training.read_log(f"{output}/log.csv")
+    assert [(row["epoch"], row["step"]) for row in rows] == [(0, 5), (1, 10), (2, 12)]
+    assert list(rows[0]) == [
+        "epoch", "step", "loss", "negative_distance", "positive_distance", "learning_rate",
+    ]  # fmt: skip
+    for row in rows:  # a half cosine from 0.01 to 0
+        assert row["learning_rate"] == pytest.approx(0.005 * (1 + np.cos(np.pi * row["step"] / 12)), abs=1e-8)
+        assert 0 <= row["positive_distance"] <= 4
+    assert summary.final == rows[-1]
+    assert training.read_log("/nowhere/log.csv") == []
+
+
+def test_tensorboard_gets_every_epoch(whole_run):
+    steps = []
+    for path in pathlib.Path(whole_run[0], "tensorboard").rglob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            steps += [event.step for value in event.summary.value if value.tag == "epoch_loss"]
+    assert sorted(steps) == [0, 1, 2]
+
+
+def test_the_encoder_is_that_of_the_last_checkpoint(whole_run):
+    output, _ = whole_run
+    encoder, mel_params = training.load_encoder(output)
+    assert mel_params == tiny.PARAMS
+    model = training._compiled_model(
+        json.loads(pathlib.Path(output, "config.json").read_text()), tiny.PARAMS
+    )
+    model.load_weights(f"{output}/checkpoints/step-00000012/model.weights.h5")
+    for found, expected in zip(encoder.get_weights(), model.audio_encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    windows = np.random.default_rng(0).normal(size=(3, *tiny.WINDOW)).astype(np.float32)
+    np.testing.assert_allclose(np.linalg.norm(encoder(windows), axis=1), np.ones(3), atol=1e-6)
+
+
+def test_a_checkpoint_holds_the_whole_optimizer(whole_run):
+    output, _ = whole_run
+    config = json.loads(pathlib.Path(output, "config.json").read_text())
+    model = training._compiled_model(config, tiny.PARAMS)
+    assert training.Checkpoints(f"{output}/checkpoints").restore(model) == 12
+    assert int(model.optimizer.iterations) == 12
+    # Two moments for each trainable variable, which start as 0.
+    moments = [
+        variable for variable in model.optimizer.variables if re.search("momentum|velocity", variable.path)
+    ]
+    assert len(moments) == 2 * len(model.trainable_variables)
+    for variable in moments:
+        assert np.abs(variable.numpy()).max() > 0, variable.path
+
+
+def test_training_is_reproducible_and_depends_on_its_seed(whole_run, triplets, tmp_path):
+    again, other = str(tmp_path / "again"), str(tmp_path / "other")
+    training.train([triplets], again, **SETTINGS)
+    require_same_end(again, whole_run[0])
+    training.train([triplets], other, **(SETTINGS | {"seed": 4}))
+    differences = [
+        np.abs(a - b).max() for a, b in zip(weights_of(other), weights_of(whole_run[0]), strict=True)
+    ]
+    assert max(differences) > 0.01
+
+
+def test_training_lowers_the_loss(triplets, tmp_path):
+    settings = SETTINGS | {"num_steps": 60, "steps_per_checkpoint": 10, "margin": 0.5, "batch_size": 20}
+    training.train([triplets], str(tmp_path / "run"), **settings)
+    rows = training.read_log(str(tmp_path / "run" / "log.csv"))
+    assert len(rows) == 6
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "steps_per_checkpoint", "rows"),
+    [(1, 1, [1]), (4, 2, [2, 4]), (3, 100, [3]), (3, 2, [2, 3])],
+)
+def test_steps_and_checkpoints_of_any_number(triplets, tmp_path, num_steps, steps_per_checkpoint, rows):
+    output = str(tmp_path / "run")
+    settings = SETTINGS | {"num_steps": num_steps, "steps_per_checkpoint": steps_per_checkpoint}
+    training.train([triplets], output, **settings)
+    assert [row["step"] for row in training.read_log(f"{output}/log.csv")] == rows
+    assert checkpoint_names(output)[-1] == f"step-{num_steps:08d}"
+
+
+def test_bfloat16_trains(triplets, tmp_path):
+    output = str(tmp_path / "run")
+    summary = training.train([triplets], output, precision="bfloat16", **SETTINGS)
+    assert np.isfinite(summary.final["loss"])
+    encoder, _ = training.load_encoder(output)
+    assert encoder.get_layer("conv").compute_dtype == "bfloat16"
+    assert encoder(np.zeros((1, *tiny.WINDOW), np.float32)).dtype == tf.float32
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_the_small_resnet_trains_without_mining_at_a_constant_rate(triplets, tmp_path):
+    output = str(tmp_path / "run")
+    training.train(
+        [triplets], output, encoder="resnet_small", num_steps=2, batch_size=4, semi_hard=False,
+        learning_rate=1e-4, learning_rate_decay="constant",
+    )  # fmt: skip
+    (row,) = training.read_log(f"{output}/log.csv")
+    assert row["learning_rate"] == pytest.approx(1e-4)
+    assert training.load_encoder(output)[0].output_shape == (None, networks.EMBEDDING_DIM)
+
+
+def test_progress_leaves_few_lines_in_a_log_file_and_no_warnings(triplets, tmp_path, capfd, recwarn):
+    settings = SETTINGS | {"num_steps": 120, "steps_per_checkpoint": 30}
+    training.train([triplets], str(tmp_path / "run"), **settings)
+    text = capfd.readouterr().err
+    assert "120/120" in text
+    assert "loss=" in text
+    assert text.count("train:") <= 3
+    assert not [warning for warning in recwarn if "shuffle" in str(warning.message)]
+    assert training.progress_seconds() == 10.0
+
+
+# Cut off and resumed.
+
+
+def test_a_training_killed_within_an_epoch_loses_no_more_than_it(triplets, whole_run, tmp_path):
+    output = str(tmp_path / "run")
+    done = run_script(KILLED, triplets, output, json.dumps(SETTINGS), "batch", "8")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert checkpoint_names(output) == ["step-00000005"]
+    assert not os.path.exists(f"{output}/encoder.keras")
+    assert [row["step"] for row in training.read_log(f"{output}/log.csv")] == [5]
+    with pytest.raises(training.TrainingError, match="was not finished; train it to its end"):
+        training.load_encoder(output)
+    assert training.train([triplets], output, **SETTINGS).num_steps == 12
+    require_same_end(output, whole_run[0])
+
+
+def test_a_training_killed_within_a_checkpoint_takes_the_one_before_it(triplets, whole_run, tmp_path):
+    output = str(tmp_path / "run")
+    done = run_script(KILLED, triplets, output, json.dumps(SETTINGS), "checkpoint", "10")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert checkpoint_names(output) == ["step-00000005", "step-00000010.tmp"]
+    training.train([triplets], output, **SETTINGS)
+    require_same_end(output, whole_run[0])
+    assert checkpoint_names(output) == ["step-00000010", "step-00000012"]
+
+
+@pytest.mark.parametrize("step", [2, 7, 11])
+def test_an_interruption_ends_cleanly_and_is_made_up_for(triplets, whole_run, tmp_path, step):
+    output = interrupted_run(triplets, str(tmp_path / "run"), step)
+    expected = {2: [], 7: ["step-00000005"], 11: ["step-00000005", "step-00000010"]}[step]
+    assert checkpoint_names(output) == expected
+    training.train([triplets], output, **SETTINGS)
+    require_same_end(output, whole_run[0])
+
+
+def test_a_resumed_run_does_only_the_steps_that_are_left(triplets, tmp_path, monkeypatch):
+    output = interrupted_run(triplets, str(tmp_path / "run"), 7)
+    steps = []
+    monkeypatch.setattr(
+        training._Progress, "on_train_batch_end",
+        lambda self, batch, logs=None: steps.append(int(self.model.optimizer.iterations)),
+    )  # fmt: skip
+    training.train([triplets], output, **SETTINGS)
+    assert steps == [6, 7, 8, 9, 10, 11, 12]
+
+
+def test_a_run_killed_before_its_encoder_was_saved_only_saves_it(triplets, whole_run, tmp_path, monkeypatch):
+    output = str(tmp_path / "run")
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "save_encoder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.train([triplets], output, **SETTINGS)
+    monkeypatch.setattr(training.models.TripletModel, "fit", None)  # would fail if it trained
+    training.train([triplets], output, **SETTINGS)
+    require_same_end(output, whole_run[0])
+
+
+def test_a_run_killed_between_log_and_checkpoint_logs_each_epoch_once(
+    triplets, whole_run, tmp_path, monkeypatch
+):
+    output, original = str(tmp_path / "run"), training.Checkpoints.save
+
+    def killed(self):
+        if int(self.model.optimizer.iterations) == 10:
+            raise KeyboardInterrupt
+        original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.train([triplets], output, **SETTINGS)
+    assert [row["step"] for row in training.read_log(f"{output}/log.csv")] == [5, 10]
+    assert checkpoint_names(output) == ["step-00000005"]
+    training.train([triplets], output, **SETTINGS)
+    require_same_end(output, whole_run[0])
+
+
+def truncate_checkpoint(run, name, size=2000):
+    os.truncate(os.path.join(run, "checkpoints", name, "model.weights.h5"), size)
+
+
+@pytest.mark.parametrize("size", [0, 2000])
+def test_a_truncated_checkpoint_gives_way_to_the_one_before_it(triplets, whole_run, tmp_path, size, capfd):
+    output = interrupted_run(triplets, str(tmp_path / "run"), 11)
+    truncate_checkpoint(output, "step-00000010", size)
+    training.train([triplets], output, **SETTINGS)
+    assert "step-00000010 cannot be read" in capfd.readouterr().err
+    require_same_end(output, whole_run[0])
+    assert checkpoint_names(output) == ["step-00000010", "step-00000012"]
+
+
+def test_a_run_without_a_readable_checkpoint_says_so(triplets, tmp_path):
+    output = interrupted_run(triplets, str(tmp_path / "run"), 11)
+    for name in ("step-00000005", "step-00000010"):
+        truncate_checkpoint(output, name)
+    with pytest.raises(training.TrainingError, match=r"no checkpoint in .* can be read; pass --overwrite"):
+        training.train([triplets], output, **SETTINGS)
+
+
+def test_other_settings_do_not_resume(triplets, tmp_path):
+    output = interrupted_run(triplets, str(tmp_path / "run"), 6)
+    message = r"was begun with other settings \(margin: 0\.1 then, 0\.2 now, num_steps: 12 then, 13 now\)"
+    with pytest.raises(training.TrainingError, match=message):
+        training.train([triplets], output, **(SETTINGS | {"margin": 0.2, "num_steps": 13}))
+    # Nothing was touched.
+    training.train([triplets], output, **SETTINGS)
+
+
+def test_triplets_that_changed_in_number_do_not_resume(tmp_path):
+    directory = tiny.write_triplets(tmp_path / "triplets", range(30))
+    output = interrupted_run(directory, str(tmp_path / "run"), 6)
+    shutil.rmtree(directory)
+    tiny.write_triplets(directory, range(31))
+    with pytest.raises(training.TrainingError, match=r"\(num_triplets: 30 then, 31 now\)"):
+        training.train([directory], output, **SETTINGS)
+
+
+def test_a_finished_run_is_not_trained_again(whole_run, triplets):
+    with pytest.raises(training.TrainingError, match="is a finished run; pass --overwrite to train it anew"):
+        training.train([triplets], whole_run[0], **SETTINGS)
+
+
+def test_overwriting_starts_anew(triplets, tmp_path):
+    output = str(tmp_path / "run")
+    training.train([triplets], output, **SETTINGS)
+    training.train([triplets], output, overwrite=True, **(SETTINGS | {"num_steps": 2}))
+    assert [row["step"] for row in training.read_log(f"{output}/log.csv")] == [2]
+    assert checkpoint_names(output) == ["step-00000002"]
+    interrupted_run(triplets, output, 1, overwrite=True)
+    training.train([triplets], output, **SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["note.txt", "config.json"])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_folder_of_others_is_left_alone(triplets, tmp_path, name, overwrite):
+    (tmp_path / name).write_text('{"model_type": "bert"}')
+    with pytest.raises(training.TrainingError, match="exists and is no training run; name another output"):
+        training.train([triplets], str(tmp_path), overwrite=overwrite, **SETTINGS)
+    with pytest.raises(training.TrainingError, match="exists and is no training run"):
+        training.train([triplets], str(tmp_path / name), overwrite=overwrite, **SETTINGS)
+    assert os.listdir(tmp_path) == [name]
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"steps_per_checkpoint": -1}, "steps_per_checkpoint must be at least 1, got -1"),
+        ({"embedding_dim": 0}, "embedding_dim must be at least 1"),
+        ({"learning_rate": 0.0}, r"learning_rate must be positive and finite, got 0\.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
+        ({"precision": "float16"}, r"precision must be one of \['bfloat16', 'float32'\], got 'float16'"),
+        ({"batch_size": 41}, "batch_size 41 exceeds the 40 triplets; lower it or sample more"),
+        ({"margin": -1.0}, r"margin must be at least 0, got -1\.0"),
+        ({"encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),
+        ({"learning_rate_decay": "linear"}, "learning_rate_decay must be 'constant' or 'cosine', got 'linear'"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_and_leaves_nothing(triplets, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        training.train([triplets], str(tmp_path / "run"), **(SETTINGS | settings))
+    assert os.listdir(tmp_path) == []
+
+
+def test_missing_triplets_are_refused(tmp_path):
+    with pytest.raises(examples.DatasetError, match="is not a folder"):
+        training.train([str(tmp_path / "nowhere")], str(tmp_path / "run"), **SETTINGS)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_loss_that_is_no_number_ends_the_run(triplets, tmp_path):
+    output = str(tmp_path / "run")
+    settings = SETTINGS | {"learning_rate": 1e38}
+    with pytest.raises(
+        training.TrainingError, match=r"at step 5 \(loss=.*\); start anew with a lower learning_rate and --over"
+    ):
+        training.train([triplets], output, **settings)
+    assert checkpoint_names(output) == []
+    assert training.read_log(f"{output}/log.csv") == []
+
+
+def test_weights_that_are_no_numbers_are_not_kept(triplets, tmp_path, monkeypatch):
+    def breaks_at_the_first_gradient(x):
+        features = tiny.encoder(x)
+        return features + keras.ops.sqrt(0.0 * features)  # finite, with a gradient of 0 / 0
+
+    monkeypatch.setitem(networks.ENCODERS, "breaks", breaks_at_the_first_gradient)
+    settings = SETTINGS | {"encoder": "breaks", "num_steps": 1, "semi_hard": False, "margin": 1.0}
+    with pytest.raises(training.TrainingError, match=r"weights are no longer numbers at step 1 \(loss=[\d.]+ "):
+        training.train([triplets], str(tmp_path / "run"), **settings)
+    assert checkpoint_names(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_shard_damaged_while_training_is_named(tmp_path, monkeypatch, damage):
+    directory = tiny.write_triplets(tmp_path / "triplets", range(NUM_TRIPLETS))
+    path = os.path.join(directory, "triplets-00001.tfrecord")
+    original = training._fit
+
+    def damaging(*arguments):
+        tiny.flip_byte(path, 100) if damage == "flip" else os.remove(path)
+        original(*arguments)
+
+    monkeypatch.setattr(training, "_fit", damaging)
+    if damage == "remove":  # after the readers have checked the folder
+        info = examples.read_triplet_infos([directory])
+        known = examples.read_dataset_info(directory, kind=examples.TRIPLETS)
+        calls = []
+
+        def stale(*arguments, **keywords):
+            calls.append(1)
+            return known if len(calls) < 2 else REAL(*arguments, **keywords)
+
+        REAL = examples.read_dataset_info  # noqa: N806
+        monkeypatch.setattr(examples, "read_triplet_infos", lambda *arguments: info)
+        monkeypatch.setattr(examples, "read_dataset_info", stale)
+    expected = "is damaged after record 0" if damage == "flip" else "is missing"
+    with pytest.raises(examples.DatasetError, match=rf"triplets-00001\.tfrecord {expected}"):
+        training.train([directory], str(tmp_path / "run"), **SETTINGS)
+
+
+def test_another_error_of_tensorflow_is_not_hidden(triplets, tmp_path, monkeypatch):
+    def broken(self, batch):
+        tf.debugging.assert_equal(tf.shape(batch["anchor"])[0], 3, "no three rows")
+        return {"loss": 0.0}
+
+    monkeypatch.setattr(training.models.TripletModel, "train_step", broken)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no three rows"):
+        training.train([triplets], str(tmp_path / "run"), **SETTINGS)
+
+
+def test_what_is_no_finished_run_is_told_apart(tmp_path, triplets):
+    (tmp_path / "file").write_text("x")
+    for name, state in (("nowhere", "does not exist"), ("file", "is no training run"), ("", "is no training run")):
+        with pytest.raises(
+            training.TrainingError, match=rf"holds no trained encoder \(encoder\.json\): it {state}"
+        ):
+            training.load_encoder(str(tmp_path / name))
+    output = interrupted_run(triplets, str(tmp_path / "run"), 1)
+    with pytest.raises(training.TrainingError, match="it was not finished; train it to its end"):
+        training.load_encoder(output)
+
+
+# Two devices.
+
+
+def test_two_devices_train_resume_and_export(triplets, whole_run, tmp_path):
+    done = run_script(TWO_DEVICES, triplets, str(tmp_path), json.dumps(SETTINGS))
+    assert done.returncode == 0, done.stderr
+    assert "batch_size must be a multiple of the 2 devices, got 7" in done.stdout
+    assert sorted(os.listdir(tmp_path)) == ["constant", "resumed", "whole"]
+    whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
+    require_same_end(resumed, whole)
+    rates = [row["learning_rate"] for row in training.read_log(f"{tmp_path}/constant/log.csv")]
+    assert rates == [pytest.approx(0.01)] * 3
+    # This process has one device: the encoder loads, and it is that of one device within rounding.
+    encoder, _ = training.load_encoder(whole)
+    assert encoder.count_params() > 0
+    for found, expected in zip(weights_of(whole), weights_of(whole_run[0]), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -1,0 +1,99 @@
+"""Tiny sets of examples and a tiny encoder, for tests that need real files and real training."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from tfsound import examples, mel
+
+PARAMS = mel.MelParams(mel_bins=8, context_frames=8)
+WINDOW = (PARAMS.context_frames, PARAMS.mel_bins)
+
+
+def encoder(x):
+    """A convolution, batch norm and average pool: what the big ones are made of, compiled in a second.
+
+    Made known by `networks.ENCODERS["tiny"] = tiny.encoder`.
+    """
+    x = layers.Conv2D(8, 3, use_bias=False, name="conv")(x)
+    x = layers.ReLU()(layers.BatchNormalization(synchronized=True, name="norm")(x))
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def make_clip(number, *, num_frames=24, labels=(), fold="", recording=None):
+    """A clip whose energies tell its first label: a class has a band of its own, in noise."""
+    rng = np.random.default_rng(number)
+    energies = rng.uniform(0, 1, (num_frames, PARAMS.mel_bins))
+    if labels:
+        energies[:, sum(labels[0].encode()) % PARAMS.mel_bins] += 2.0
+    return examples.Clip(
+        clip_id=f"clip-{number}",
+        recording_id=f"recording-{number}" if recording is None else recording,
+        start_seconds=0.25 * number,
+        labels=tuple(labels),
+        fold=fold,
+        split="",
+        mel_energy=energies.astype("<f2"),
+    )
+
+
+def make_triplet(number, *, num_recordings=7):
+    """A serialised triplet, and its windows: the constraint names its number, so that a test can count it."""
+    rng = np.random.default_rng(number)
+    owner = number % num_recordings
+    other = (owner + 1 + number % (num_recordings - 1)) % num_recordings
+    # A recording has a level a band of its own, so that there is something to learn.
+    levels = [np.random.default_rng(1000 + source).uniform(0, 3, WINDOW[1]) for source in (owner, owner, other)]
+    windows = [(level + rng.uniform(0, 1, WINDOW)).astype("<f2") for level in levels]
+    refs = tuple(
+        examples.WindowRef(f"clip-{source}", f"recording-{source}", float(number))
+        for source in (owner, owner, other)
+    )
+    encoded = tuple(examples.encode_mel_energy(window) for window in windows)
+    return examples.encode_triplet(encoded, refs, f"number:{number}"), windows, refs
+
+
+def write_set(directory, kind, shards, *, mel_params=PARAMS, **fields):
+    """Writes lists of records as the shards of a set, with its sidecar."""
+    os.makedirs(directory)
+    described = []
+    for number, records in enumerate(shards):
+        name = f"{kind}-{number:05d}.tfrecord"
+        path = os.path.join(directory, name)
+        with tf.io.TFRecordWriter(path) as writer:
+            for record in records:
+                writer.write(record)
+        described.append(examples.Shard(name, len(records), os.path.getsize(path)))
+    info = examples.DatasetInfo(
+        kind=kind, mel_params=mel_params, shards=tuple(described), num_windows=1, **fields
+    )
+    with open(os.path.join(directory, examples.INFO_NAME), "w", encoding="utf-8") as file:
+        file.write(info.to_json())
+    return str(directory)
+
+
+def write_clips(directory, clips):
+    """Clips in two shards."""
+    records = [examples.encode_clip(clip) for clip in clips]
+    return write_set(
+        directory, examples.CLIPS, [records[::2], records[1::2]],
+        label_names=tuple(sorted({label for clip in clips for label in clip.labels})),
+        folds=tuple(sorted({clip.fold for clip in clips if clip.fold})),
+    )  # fmt: skip
+
+
+def write_triplets(directory, numbers, *, num_shards=3):
+    """The triplets of these numbers, in shards of unequal sizes where they do not divide."""
+    records = [make_triplet(number)[0] for number in numbers]
+    return write_set(directory, examples.TRIPLETS, [records[i::num_shards] for i in range(num_shards)])
+
+
+def flip_byte(path, position):
+    """Damages a file without changing its size."""
+    with open(path, "r+b") as file:
+        file.seek(position, os.SEEK_SET if position >= 0 else os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 0xFF]))
