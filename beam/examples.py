@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import math
 import os
 import pickle
 import shutil
@@ -49,8 +50,12 @@ class _Settings:
 @contextlib.contextmanager
 def open_manifest(path: str) -> Iterator[Iterator]:
     """The rows of a manifest on any Beam file system: see `datasets.iter_manifest`."""
-    folder = FileSystems.split(path)[0] if "://" in path else os.path.dirname(os.path.abspath(path))
-    with FileSystems.open(path, compression_type="uncompressed") as binary:
+    try:
+        folder = FileSystems.split(path)[0] if "://" in path else os.path.dirname(os.path.abspath(path))
+        file = FileSystems.open(path, compression_type="uncompressed")
+    except (OSError, ValueError) as error:  # ValueError: no such file system
+        raise datasets.ManifestError(f"{path}: cannot be read ({error}); check the path.") from error
+    with file as binary:
         text = io.TextIOWrapper(io.BufferedReader(binary), encoding="utf-8", newline="")
         yield datasets.iter_manifest(
             text, name=path, format=datasets.manifest_format(path), base_uri=folder
@@ -272,8 +277,8 @@ def _require_few_failures(failures: list[dict], num_rows: int, max_fraction: flo
         return
     shown = "\n".join(f"  {failure['clip_id']}: {failure['reason']}" for failure in failures[:3])
     raise job_output.JobError(
-        f"{len(failures)} of {num_rows} clips were rejected, more than the fraction {max_fraction} allowed; "
-        f"nothing was published. All reasons are in {path}. The first:\n{shown}\n"
+        f"{len(failures)} of {num_rows} clips were rejected, expected at most the fraction {max_fraction} "
+        f"and not all; nothing was published. All reasons are in {path}. The first:\n{shown}\n"
         "Mend the manifest or the files, or raise --max-failure-fraction."
     )
 
@@ -316,10 +321,10 @@ def make_examples(
       ManifestError: the manifest cannot be used as a whole; ValueError: a parameter is out of range;
       JobError: too many clips were rejected, the output exists, or the pipeline failed.
     """
-    if max_clip_seconds <= 0 or not 0 <= max_failure_fraction <= 1 or num_shards < 0:
+    if not 0 < max_clip_seconds < math.inf or not 0 <= max_failure_fraction <= 1 or num_shards < 0:
         raise ValueError(
-            "max_clip_seconds must be positive, max_failure_fraction in [0, 1] and num_shards at least 0, "
-            f"got {max_clip_seconds}, {max_failure_fraction} and {num_shards}."
+            "max_clip_seconds must be positive and finite, max_failure_fraction in [0, 1] and num_shards at "
+            f"least 0, got {max_clip_seconds}, {max_failure_fraction} and {num_shards}."
         )
     mel_params = mel.preset(mel_preset)
     options = running.beam_options(

@@ -161,9 +161,9 @@ def _beam_silenced() -> Iterator[None]:
 
 def _cause(error: BaseException) -> str:
     """The message of the error that a worker raised, out of the text that a runner makes of it."""
-    found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)", str(error), re.MULTILINE)
-    if not found:
-        found = [(type(error).__name__, str(error))]
-    kind, message = found[-1]
+    # Beam makes an error of a type that it cannot make anew a RuntimeError, whose text names the type.
+    pattern = r"^(?:RuntimeError: )?(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)"
+    found = re.findall(pattern, str(error), re.MULTILINE)
+    kind, message = found[-1] if found else (type(error).__name__, str(error))
     message = message.split(" [while running '")[0].rstrip()
     return message if kind in _OUR_ERRORS else f"{kind}: {message}"

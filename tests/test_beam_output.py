@@ -107,7 +107,7 @@ def test_the_old_set_is_whole_until_it_is_renamed_away(tmp_path, monkeypatch):
         raise PermissionError(errno.EPERM, "refused", source)
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(output.JobError, match="set cannot be written: .*refused.*nothing was published"):
+    with pytest.raises(output.JobError, match=r"set cannot be written: .*refused.*nothing was published"):
         publish_set(tmp_path / "set", content=b"two", overwrite=True)
     assert records(tmp_path / "set") == [b"one"]
 
@@ -136,17 +136,19 @@ def test_object_stores_get_the_sidecar_last(tmp_path, monkeypatch):
         assert records(tmp_path / "set") == [content]
     assert os.listdir(tmp_path) == ["set"]
     renamed = []
-    rename = tf.io.gfile.rename
-    monkeypatch.setattr(
-        tf.io.gfile, "rename", lambda source, target, **k: (renamed.append(target), rename(source, target, **k))
-    )
+
+    def rename(source, target, original=tf.io.gfile.rename, **options):
+        renamed.append(target)
+        original(source, target, **options)
+
+    monkeypatch.setattr(tf.io.gfile, "rename", rename)
     publish_set(f"file://{tmp_path}/set", content=b"three", overwrite=True)
     assert os.path.basename(renamed[-1]) == "dataset_info.json"
 
 
 def test_the_parent_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(output.JobError, match="file/set cannot be written: .*; nothing was published"):
+    with pytest.raises(output.JobError, match=r"file/set cannot be written: .*; nothing was published"):
         publish_set(tmp_path / "file" / "set", content=b"one")
 
 
@@ -176,7 +178,7 @@ def test_a_full_disk_is_named(tmp_path):
             writer.write(b"x" * 10_000_000)
             writer.flush()
 
-    with pytest.raises(output.JobError, match=r"a\.tfrecord cannot be written: .*[Nn]o space left.*nothing was"):
+    with pytest.raises(output.JobError, match=r"a\.tfrecord cannot be written: .*[Nn]o space left.*nothing"):
         fill()
     assert not (tmp_path / "a.tfrecord").exists()
 

@@ -19,9 +19,9 @@ LABELS = (("bell",), ("dog",), ("rain",))
 def make_clips(num_clips=18):
     """Clips of three classes and two folds, of 1 to 4 windows and a rest."""
     return [
-        tiny.make_clip(number, labels=LABELS[number % 3], fold=str(number % 2 + 1), num_frames=8 * (1 + number % 4) + 3)
-        for number in range(num_clips)
-    ]  # fmt: skip
+        tiny.make_clip(n, labels=LABELS[n % 3], fold=str(n % 2 + 1), num_frames=8 * (1 + n % 4) + 3)
+        for n in range(num_clips)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,8 @@ def test_by_recordings_the_other_half_is_sought(run, tmp_path):
         clip.mel_energy[:] = np.random.default_rng(100 + number).uniform(0, 9, 8)
     directory = tiny.write_clips(tmp_path / "clips", clips)
     with pytest.raises(
-        evaluation.EvaluationError, match=r"clips: no class of 7 segments has two of them .*evaluate by recordings"
+        evaluation.EvaluationError,
+        match=r"clips: no class of 7 segments has two of them .*evaluate by recordings",
     ):
         evaluation.evaluate(directory, run)
     result = evaluation.evaluate(directory, run, by="recordings")

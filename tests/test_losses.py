@@ -227,9 +227,7 @@ def test_no_gradient_flows_through_the_choice():
     _, found = loss_and_gradients(anchor, positive, candidates, is_negative, margin=1.0)
     variables = [tf.Variable(anchor), tf.Variable(positive), tf.Variable(candidates)]
     with tf.GradientTape() as tape:  # with the choice as a constant
-        loss = losses.triplet_loss(
-            variables[0], variables[1], tf.gather(variables[2], chosen), margin=1.0
-        )
+        loss = losses.triplet_loss(variables[0], variables[1], tf.gather(variables[2], chosen), margin=1.0)
     for gradient, wanted in zip(found, tape.gradient(loss, variables), strict=True):
         np.testing.assert_allclose(gradient, tf.convert_to_tensor(wanted), atol=1e-6)
     unchosen = sorted(set(range(3)) - set(chosen.tolist()))

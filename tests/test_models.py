@@ -51,7 +51,20 @@ for name, (encoder, semi_hard, batches) in cases.items():
             float(abs(a.numpy() - b.numpy()).max())
             for a, b in (variable.value.values for variable in model.weights)
         ) if strategy is two else 0.0
-        results[name].append((history, evaluated, dict(zip(paths, before)), dict(zip(paths, weights)), spread))
+        before, after = (dict(zip(paths, values)) for values in (before, weights))
+        results[name].append((history, evaluated, before, after, spread))
+
+def gradient_of_a_gathered_row():
+    rank = tf.distribute.get_replica_context().replica_id_in_sync_group
+    rows = tf.fill([2, 1], tf.cast(rank, tf.float32) + 1)
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        everything = models.all_replicas(rows)
+        loss = tf.reduce_sum(tf.gather(everything, [1, 2]) * [[10.0], [100.0]])
+    return everything, tape.gradient(loss, rows)
+
+everything, gradients = two.run(tf.function(gradient_of_a_gathered_row))
+results["gathered"] = [part.numpy().ravel().tolist() for part in (*everything.values, *gradients.values)]
 with open(sys.argv[2], "wb") as file:
     pickle.dump(results, file)
 """
@@ -207,7 +220,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def two_devices(tmp_path_factory):
-    """{case: (one device, two devices)}, each (history, evaluation, weights before, weights after, spread)."""
+    """{case: (one device, two devices)}, each (history, evaluation, weights before, after, spread)."""
     folder = tmp_path_factory.mktemp("two_devices")
     (folder / "cases.pickle").write_bytes(pickle.dumps(CASES))
     subprocess.run(
@@ -233,6 +246,11 @@ def test_two_devices_take_the_step_of_one(two_devices, case):
         largest = max(largest, np.abs(gradients[0]).max())
     assert largest > 0.01, "no gradient, nothing compared"
     assert two[4] == 0, "the replicas drifted apart"
+
+
+def test_a_gradient_flows_back_to_the_device_that_a_row_came_from(two_devices):
+    # Rows 1 and 2 of [1, 1, 2, 2] are chosen, on both devices, with weights of 10 and 100.
+    assert two_devices["gathered"] == [[1, 1, 2, 2], [1, 1, 2, 2], [0, 20], [200, 0]]
 
 
 def test_batch_norm_takes_the_statistics_of_both_devices(two_devices):

@@ -77,7 +77,9 @@ def test_resnet_small_has_the_parameters_worked_out_by_hand(resnet_small):
     expected = 7 * 7 * 16 + 2 * 16  # stem
     expected += 9 * 16 * 16 + 2 * 16 + 9 * 16 * 16 + 2 * 16  # its shape stays, so no projection
     for before, width in ((16, 32), (32, 64), (64, 128)):
-        expected += 9 * before * width + 2 * width + 9 * width * width + 2 * width + before * width + 2 * width
+        expected += (
+            9 * before * width + 2 * width + 9 * width * width + 2 * width + before * width + 2 * width
+        )
     expected += 128 * 128 + 128
     assert expected == 324_400
     assert count(resnet_small.trainable_variables) == expected

@@ -196,9 +196,7 @@ def test_the_encoder_is_that_of_the_last_checkpoint(whole_run):
     output, _ = whole_run
     encoder, mel_params = training.load_encoder(output)
     assert mel_params == tiny.PARAMS
-    model = training._compiled_model(
-        json.loads(pathlib.Path(output, "config.json").read_text()), tiny.PARAMS
-    )
+    model = training._compiled_model(json.loads(pathlib.Path(output, "config.json").read_text()), tiny.PARAMS)
     model.load_weights(f"{output}/checkpoints/step-00000012/model.weights.h5")
     for found, expected in zip(encoder.get_weights(), model.audio_encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -448,7 +446,10 @@ def test_a_folder_of_others_is_left_alone(triplets, tmp_path, name, overwrite):
         ({"batch_size": 41}, "batch_size 41 exceeds the 40 triplets; lower it or sample more"),
         ({"margin": -1.0}, r"margin must be at least 0, got -1\.0"),
         ({"encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),
-        ({"learning_rate_decay": "linear"}, "learning_rate_decay must be 'constant' or 'cosine', got 'linear'"),
+        (
+            {"learning_rate_decay": "linear"},
+            "learning_rate_decay must be 'constant' or 'cosine', got 'linear'",
+        ),
     ],
 )
 def test_a_setting_out_of_range_is_refused_and_leaves_nothing(triplets, tmp_path, settings, message):
@@ -467,7 +468,8 @@ def test_a_loss_that_is_no_number_ends_the_run(triplets, tmp_path):
     output = str(tmp_path / "run")
     settings = SETTINGS | {"learning_rate": 1e38}
     with pytest.raises(
-        training.TrainingError, match=r"at step 5 \(loss=.*\); start anew with a lower learning_rate and --over"
+        training.TrainingError,
+        match=r"at step 5 \(loss=.*\); start anew with a lower learning_rate and --over",
     ):
         training.train([triplets], output, **settings)
     assert checkpoint_names(output) == []
@@ -481,7 +483,9 @@ def test_weights_that_are_no_numbers_are_not_kept(triplets, tmp_path, monkeypatc
 
     monkeypatch.setitem(networks.ENCODERS, "breaks", breaks_at_the_first_gradient)
     settings = SETTINGS | {"encoder": "breaks", "num_steps": 1, "semi_hard": False, "margin": 1.0}
-    with pytest.raises(training.TrainingError, match=r"weights are no longer numbers at step 1 \(loss=[\d.]+ "):
+    with pytest.raises(
+        training.TrainingError, match=r"weights are no longer numbers at step 1 \(loss=[\d.]+ "
+    ):
         training.train([triplets], str(tmp_path / "run"), **settings)
     assert checkpoint_names(tmp_path / "run") == []
 
@@ -526,7 +530,11 @@ def test_another_error_of_tensorflow_is_not_hidden(triplets, tmp_path, monkeypat
 
 def test_what_is_no_finished_run_is_told_apart(tmp_path, triplets):
     (tmp_path / "file").write_text("x")
-    for name, state in (("nowhere", "does not exist"), ("file", "is no training run"), ("", "is no training run")):
+    for name, state in (
+        ("nowhere", "does not exist"),
+        ("file", "is no training run"),
+        ("", "is no training run"),
+    ):
         with pytest.raises(
             training.TrainingError, match=rf"holds no trained encoder \(encoder\.json\): it {state}"
         ):

@@ -45,7 +45,9 @@ def make_triplet(number, *, num_recordings=7):
     owner = number % num_recordings
     other = (owner + 1 + number % (num_recordings - 1)) % num_recordings
     # A recording has a level a band of its own, so that there is something to learn.
-    levels = [np.random.default_rng(1000 + source).uniform(0, 3, WINDOW[1]) for source in (owner, owner, other)]
+    levels = [
+        np.random.default_rng(1000 + source).uniform(0, 3, WINDOW[1]) for source in (owner, owner, other)
+    ]
     windows = [(level + rng.uniform(0, 1, WINDOW)).astype("<f2") for level in levels]
     refs = tuple(
         examples.WindowRef(f"clip-{source}", f"recording-{source}", float(number))

@@ -363,9 +363,7 @@ def parse_triplets(records: tf.Tensor, mel_params: mel.MelParams) -> dict[str, t
       `anchor_recording`, `negative_recording`: int64, (batch,), fingerprints of the recording ids.
     """
     strings = ("anchor", "positive", "negative", "anchor_recording_id", "negative_recording_id")
-    parsed = tf.io.parse_example(
-        records, {name: tf.io.FixedLenFeature([], tf.string) for name in strings}
-    )
+    parsed = tf.io.parse_example(records, {name: tf.io.FixedLenFeature([], tf.string) for name in strings})
     shape = [-1, mel_params.context_frames, mel_params.mel_bins]
     batch = {
         role: mel.log_mel(

@@ -41,9 +41,7 @@ def triplet_hinges(
     return tf.maximum(0.0, nearer - farther + margin)
 
 
-def triplet_loss(
-    anchor: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, *, margin: float
-) -> tf.Tensor:
+def triplet_loss(anchor: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, *, margin: float) -> tf.Tensor:
     """Equation 1 over a batch: the mean of `triplet_hinges`, a scalar; 0 for an empty batch.
 
     Source: Jansen et al. 2018, section 3.1, equation 1.

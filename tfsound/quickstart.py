@@ -300,8 +300,8 @@ def _scores_by(clips: str, folds: tuple[str, ...]) -> str:
     for fold in folds:
         if len(halvable[fold]) < 2:
             raise evaluation.EvaluationError(
-                f"fold {fold} has no two clips of one label and another without, and {len(halvable[fold])} usable "
-                f"recordings of {2 * mel_params.context_seconds:.2f} s or more, expected 2; add recordings."
+                f"fold {fold} has no two clips of one label and one of another, and {len(halvable[fold])} "
+                f"usable recordings of {2 * mel_params.context_seconds:.2f} s or more, expected 2; add some."
             )
     if any(any(rows) for rows in labels.values()):
         print("Too few held-out clips share a label, so the scores go by recordings.")

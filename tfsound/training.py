@@ -327,9 +327,7 @@ def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.TripletMo
         dtype_policy=PRECISIONS[config["precision"]],
     )
     model = models.TripletModel(audio_encoder, margin=config["margin"], semi_hard=config["semi_hard"])
-    rate = learning_rate_schedule(
-        config["learning_rate"], config["num_steps"], config["learning_rate_decay"]
-    )
+    rate = learning_rate_schedule(config["learning_rate"], config["num_steps"], config["learning_rate_decay"])
     # XLA fails under MirroredStrategy, and on CPUs it costs more than it saves.
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=False)
     model.build((None, mel_params.context_frames, mel_params.mel_bins))

@@ -1,0 +1,226 @@
+"""The index of windows: every window once, in a global order that no cut into buckets changes."""
+
+import os
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing import test_pipeline
+from apache_beam.testing.util import assert_that, equal_to
+
+from tfsound import examples, mel, sampling
+from tfsound.beam import output as job_output
+from tfsound.beam import running, window_index
+
+PARAMS = mel.MelParams()
+STEP = PARAMS.context_seconds
+
+
+def make_clip(clip_id, recording_id, num_windows, *, start_seconds=0.0, fold="", extra_frames=5):
+    """A clip whose energies no other clip has."""
+    rng = sampling.random_generator(clip_id)
+    energies = rng.random((num_windows * PARAMS.context_frames + extra_frames, PARAMS.mel_bins))
+    return examples.Clip(clip_id, recording_id, start_seconds, (), fold, "", energies.astype(np.float16))
+
+
+def write_clip_set(directory, *shards: list[examples.Clip]) -> examples.DatasetInfo:
+    """A finished set of clip examples, without any audio."""
+    with job_output.pending_output(str(directory), overwrite=True) as pending:
+        finished = []
+        for number, clips in enumerate(shards):
+            name = f"clips-{number:05d}-of-{len(shards):05d}.tfrecord"
+            with job_output.shard_writer(pending.path, name) as writer:
+                for clip in clips:
+                    writer.write(examples.encode_clip(clip))
+            finished.append(job_output.finished_shard(pending.path, name, len(clips)))
+        all_clips = [clip for clips in shards for clip in clips]
+        info = examples.DatasetInfo(
+            examples.CLIPS, PARAMS, tuple(finished),
+            num_windows=sum(PARAMS.num_windows(len(clip.mel_energy)) for clip in all_clips),
+            folds=tuple(sorted({clip.fold for clip in all_clips})),
+        )  # fmt: skip
+        pending.publish(info)
+    return info
+
+
+def window_bytes(clip: examples.Clip, window: int) -> bytes:
+    frames = PARAMS.context_frames
+    return clip.mel_energy[window * frames : (window + 1) * frames].astype("<f2").tobytes()
+
+
+def many_shards() -> list[list[examples.Clip]]:
+    """40 clips of 25 recordings in 3 shards; some overlap in time, some hold no window."""
+    clips = [
+        make_clip(f"c{n:02d}", f"r{n % 25}", n % 5, start_seconds=0.5 * (n // 25), fold=str(n % 3))
+        for n in range(40)
+    ]
+    return [clips[0::3], clips[1::3], clips[2::3]]
+
+
+def build(tmp_path, shards, *, exclude_folds=()):
+    info = write_clip_set(tmp_path / "clips", *shards)
+    options = running.beam_options(runner="local", num_workers=1, worker_mode="threads", beam_flags=())
+    pending = job_output.PendingOutput(str(tmp_path / "out"), overwrite=False)
+    totals = window_index.build_index(
+        str(tmp_path / "clips"), info, pending,
+        constraints=[sampling.Proximity(2.0)], exclude_folds=exclude_folds, options=options,
+    )  # fmt: skip
+    return pending.path, totals
+
+
+def locations_of(path, totals) -> list[window_index.WindowLocation]:
+    """All windows in global order."""
+    return [
+        window_index.load_bucket(path, bucket).location(window)
+        for bucket, count in enumerate(np.diff(totals.window_starts))
+        for window in range(count)
+    ]
+
+
+def test_every_window_is_indexed_once_in_order(tmp_path):
+    shards = many_shards()
+    path, totals = build(tmp_path, shards)
+    refs = [location.ref for location in locations_of(path, totals)]
+    expected = [
+        examples.WindowRef(clip.clip_id, clip.recording_id, clip.start_seconds + window * STEP)
+        for clips in shards
+        for clip in clips
+        for window in range(PARAMS.num_windows(len(clip.mel_energy)))
+    ]
+    expected.sort(key=lambda r: (sampling.stable_hash(r.recording_id), r.start_seconds, r.clip_id))
+    assert refs == expected
+    assert totals.num_windows == len(expected)
+    assert totals.num_recordings == len({ref.recording_id for ref in expected})
+
+
+def test_windows_are_read_where_they_lie(tmp_path):
+    shards = many_shards()
+    path, totals = build(tmp_path, shards)
+    clips = {clip.clip_id: clip for clips in shards for clip in clips}
+    paths = sorted(str(file) for file in (tmp_path / "clips").glob("*.tfrecord"))
+    reader = window_index.WindowReader(paths, PARAMS)
+    locations = locations_of(path, totals)
+    for location in locations[::-1]:
+        clip = clips[location.ref.clip_id]
+        window = round((location.ref.start_seconds - clip.start_seconds) / STEP)
+        assert reader.read(location) == window_bytes(clip, window)
+
+
+def test_a_window_beyond_the_end_is_named(tmp_path):
+    (tmp_path / "a.tfrecord").write_bytes(b"too short")
+    reader = window_index.WindowReader([str(tmp_path / "a.tfrecord")], PARAMS)
+    location = window_index.WindowLocation(0, 3, examples.WindowRef("c", "r", 0.0))
+    with pytest.raises(examples.DatasetError, match=r"a\.tfrecord ends early; make the set again"):
+        reader.read(location)
+
+
+def test_silence_is_found_where_it_lies(tmp_path):
+    """The payload is sought in the record: zeros, too, must be found at its start."""
+    silent = examples.Clip("a", "r", 0.0, (), "", "", np.zeros((192, 64), np.float16))
+    loud = make_clip("b", "q", 1)
+    path, totals = build(tmp_path, [[silent, loud]])
+    reader = window_index.WindowReader([str(tmp_path / "clips" / "clips-00000-of-00001.tfrecord")], PARAMS)
+    read = {
+        (location.ref.clip_id, location.ref.start_seconds): reader.read(location)
+        for location in locations_of(path, totals)
+    }
+    assert read == {
+        ("a", 0.0): bytes(12288),
+        ("a", STEP): bytes(12288),
+        ("b", 0.0): window_bytes(loud, 0),
+    }
+
+
+@pytest.mark.parametrize("clips_per_bucket", [1, 7, 20])
+def test_the_order_does_not_depend_on_the_buckets(tmp_path, monkeypatch, clips_per_bucket):
+    (tmp_path / "one").mkdir()
+    path, totals = build(tmp_path / "one", many_shards())
+    assert len(totals.window_starts) == 2
+    monkeypatch.setattr(window_index, "_CLIPS_PER_BUCKET", clips_per_bucket)
+    many_path, many_totals = build(tmp_path, many_shards())
+    assert len(many_totals.window_starts) - 1 == {1: 64, 7: 8, 20: 4}[clips_per_bucket]
+    assert locations_of(many_path, many_totals) == locations_of(path, totals)
+    assert many_totals.num_recordings == totals.num_recordings
+    assert many_totals.anchor_starts[0][-1] == totals.anchor_starts[0][-1] > 0
+
+
+def test_excluded_folds_are_left_out(tmp_path):
+    path, totals = build(tmp_path, many_shards(), exclude_folds=("0", "2"))
+    folds = {clip.clip_id: clip.fold for clips in many_shards() for clip in clips}
+    refs = [location.ref for location in locations_of(path, totals)]
+    assert {folds[ref.clip_id] for ref in refs} == {"1"}
+    assert len(refs) == sum(
+        PARAMS.num_windows(len(c.mel_energy)) for clips in many_shards() for c in clips if c.fold == "1"
+    )
+
+
+def hand_made_bucket() -> window_index.Bucket:
+    """Recording "couple" of two clips that overlap, and "single"; `stable_hash` puts "couple" first."""
+    clips = [
+        ("couple", "T2", 1, 500, 0.5, 2),
+        ("single", "S1", 0, 9000, 0.0, 1),
+        ("couple", "T1", 0, 100, 0.0, 2),
+    ]
+    assert sampling.stable_hash("couple") < sampling.stable_hash("single")
+    return window_index.build_bucket(iter(clips), PARAMS, [sampling.Proximity(0.6), sampling.Proximity(0.5)])
+
+
+def test_windows_of_overlapping_clips_are_in_the_order_of_time():
+    bucket = hand_made_bucket()
+    found = [bucket.location(window) for window in range(4)]
+    assert [(w.ref.clip_id, w.shard, w.offset) for w in found] == [
+        ("T1", 0, 100),
+        ("T2", 1, 500),
+        ("T1", 0, 100 + 12288),
+        ("T2", 1, 500 + 12288),
+    ]
+    assert [w.ref.start_seconds for w in found] == pytest.approx([0.0, 0.5, 0.96, 1.46])
+    last = bucket.location(4)
+    assert last == window_index.WindowLocation(0, 9000, examples.WindowRef("S1", "single", 0.0))
+    assert bucket.recording_starts.tolist() == [0, 4, 5]
+    assert [bucket.recording_range(window) for window in range(5)] == [(0, 4)] * 4 + [(4, 5)]
+
+
+def test_anchors_are_kept_by_constraint():
+    bucket = hand_made_bucket()
+    # Gaps in "couple": 0.5, 0.46, 0.5.
+    assert bucket.anchor_windows.tolist() == [0, 1, 2, 3, 1, 2]
+    assert bucket.anchor_starts.tolist() == [0, 4, 6]
+    assert [bucket.anchor(0, 3), bucket.anchor(1, 0), bucket.anchor(1, 1)] == [3, 1, 2]
+
+
+def test_find():
+    starts = np.array([0, 3, 3, 5])
+    found = [window_index.find(starts, index) for index in range(5)]
+    assert found == [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "bits"), [(0, 0), (4095, 0), (4096, 1), (8192, 2), (10_000_000, 12), (10**12, 16)]
+)
+def test_num_bucket_bits(num_clips, bits):
+    assert window_index.num_bucket_bits(num_clips) == bits
+
+
+def test_index_shard_gives_each_clip_its_bucket_and_place(tmp_path):
+    clips = [make_clip("a", "r", 2, fold="1"), make_clip("b", "s", 1, fold="2"), make_clip("c", "r", 0)]
+    info = write_clip_set(tmp_path / "clips", clips)
+    path = str(tmp_path / "clips" / info.shards[0].name)
+    offset = (tmp_path / "clips" / info.shards[0].name).read_bytes().index(window_bytes(clips[0], 0))
+    with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
+        found = pipeline | beam.Create([(7, path)]) | beam.ParDo(window_index._IndexShard(PARAMS, 3, ("2",)))
+        bucket = sampling.stable_hash("r") >> 61
+        assert_that(found, equal_to([(bucket, ("r", "a", 7, offset, 0.0, 2))]))
+
+
+def test_index_windows_writes_its_buckets(tmp_path):
+    info = write_clip_set(tmp_path / "clips", [make_clip("a", "r", 2), make_clip("b", "s", 1)])
+    pending = job_output.PendingOutput(str(tmp_path / "out"), overwrite=False)
+    transform = window_index.IndexWindows(pending.path, PARAMS, 0, [sampling.Proximity(10.0)], ())
+    with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
+        pipeline | beam.Create([(0, str(tmp_path / "clips" / info.shards[0].name))]) | transform
+    assert os.listdir(tmp_path / "out.partial" / "index") == ["bucket-00000.npz"]
+    assert pending.take_summaries() == [
+        {"bucket": 0, "num_recordings": 2, "num_windows": 3, "num_anchors": [2]}
+    ]
