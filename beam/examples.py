@@ -190,7 +190,8 @@ class _ShardTask:
         """Writes the shard; returns its summary for `_collect`."""
         with job_output.shard_writer(self._settings.pending_path, self.name) as writer:
             seen: dict[str, int] = {}
-            for row_number, row in sorted(rows, key=lambda numbered: (numbered[1].clip_id, numbered[0])):
+            rows = sorted(rows, key=lambda numbered: (numbered[1].clip_id, numbered[0]))
+            for row_number, row in rows:
                 if isinstance(row, datasets.BadRow):
                     self._reject(row_number, row, row.reason)
                 elif row.clip_id in seen:
@@ -205,6 +206,7 @@ class _ShardTask:
         self._progress.write()
         shard = job_output.finished_shard(self._settings.pending_path, self.name, self._num_examples)
         return {
+            "num_rows": len(rows),
             "shard": dataclasses.asdict(shard),
             "num_windows": self._num_windows,
             "labels": sorted(self._labels),
@@ -343,6 +345,7 @@ def make_examples(
                 cancel=pending.discard,
             )
         summaries = pending.take_summaries()
+        job_output.require_all(sum(summary["num_rows"] for summary in summaries), num_rows, "clips")
         failures = sorted(
             (failure for summary in summaries for failure in summary["failures"]),
             key=lambda failure: failure["row"],

@@ -227,6 +227,14 @@ def _sum_progress(pending_path: str) -> dict[str, int]:
     return totals
 
 
+def require_all(num_found: int, num_expected: int, unit: str) -> None:
+    """Raises: JobError when a runner has lost data, as some do without a word."""
+    if num_found != num_expected:
+        raise JobError(
+            f"the runner handled {num_found} of {num_expected} {unit}; nothing was published: use another."
+        )
+
+
 def command_line(job: str, *positional: str) -> str:
     """The command that repeats this job: as it was typed, or as it would be from a notebook."""
     if os.path.basename(sys.argv[0]) == "tfsound":

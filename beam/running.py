@@ -22,11 +22,14 @@ from tfsound.beam.output import JobError
 # Named in full: `DirectRunner` first tries to download another runner's binary.
 _LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 _WORKER_MODES = {"threads": "multi_threading", "processes": "multi_processing"}
-# Ctrl-C in a terminal goes to the workers, too, but it is the launching process that stops them. They take
-# no GPU; what they print is not for the user, since errors come back to the launching process.
+# Ctrl-C in a terminal goes to the workers, too, and kills them at once. They take no GPU; what they print is
+# not for the user, since errors come back to the launching process.
+_WORKER_SCRIPT = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "runpy.run_module('apache_beam.runners.worker.sdk_worker_main', run_name='__main__')"
+)
 _WORKER_COMMAND = (
-    "trap '' INT; exec env CUDA_VISIBLE_DEVICES=-1 "
-    f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main 2>/dev/null"
+    f'exec env CUDA_VISIBLE_DEVICES=-1 {shlex.quote(sys.executable)} -c "{_WORKER_SCRIPT}" 2>/dev/null'
 )
 # How long an interrupted job waits for its workers to notice; they look every half second.
 _STOP_SECONDS = 10

@@ -251,10 +251,12 @@ def sample_triplets(
                 options,
                 cancel=pending.discard,
             )
+        shards = tuple(examples.Shard(**summary) for summary in pending.take_summaries())
+        job_output.require_all(sum(shard.num_examples for shard in shards), count, "triplets")
         sidecar = examples.DatasetInfo(
             kind=examples.TRIPLETS,
             mel_params=info.mel_params,
-            shards=tuple(examples.Shard(**summary) for summary in pending.take_summaries()),
+            shards=shards,
             num_windows=3 * count,
             folds=tuple(fold for fold in info.folds if fold not in exclude_folds),
             parameters={

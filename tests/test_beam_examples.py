@@ -285,6 +285,7 @@ def test_compute_mel_examples_writes_shards_and_summaries(tmp_path):
     (failure,) = summary.pop("failures")
     assert (failure["row"], failure["clip_id"]) == (3, "b")
     assert summary == {
+        "num_rows": 2,
         "shard": {
             "name": name,
             "num_examples": 1,

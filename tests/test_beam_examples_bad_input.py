@@ -188,3 +188,10 @@ def test_a_set_of_bad_clips_only_is_none(tmp_path):
     with pytest.raises(job_output.JobError, match="2 of 2 clips were rejected"):
         make(tmp_path, [ROW("b", "b", "b.wav"), ROW("c", "c", "c.wav")], max_failure_fraction=1.0)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_runner_that_loses_data_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(job.running, "run_pipeline", lambda *arguments, **options: None)
+    with pytest.raises(job_output.JobError, match="the runner handled 0 of 1 clips; nothing was published"):
+        make(tmp_path, [ROW("a", "a", "a.wav")])
+    assert not (tmp_path / "set").exists()

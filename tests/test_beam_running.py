@@ -68,8 +68,9 @@ def run(function, **changes):
     )
 
 
-def test_a_pipeline_runs(tmp_path):
-    run(lambda number: (tmp_path / str(number)).touch())
+@pytest.mark.parametrize("options", [{"num_workers": 1}, {}, {"worker_mode": "processes"}])
+def test_a_pipeline_runs(tmp_path, options):
+    run(lambda number: (tmp_path / str(number)).touch(), **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
@@ -120,7 +121,7 @@ def test_a_worker_process_that_dies_ends_the_job():
     def die(number):
         os.kill(os.getpid(), 9)
 
-    with pytest.raises(output.JobError, match=r"^a worker process died \(killed, perhaps, for want of memory\)"):
+    with pytest.raises(output.JobError, match=r"^a worker process died \(killed, perhaps, for want of"):
         run(die, worker_mode="processes")
 
 
@@ -210,7 +211,7 @@ def test_ctrl_c_ends_a_job_in_seconds_and_leaves_nothing(long_job, tmp_path, wor
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to workers, too
     pressed = time.monotonic()
     assert process.wait(30) == 130
-    assert time.monotonic() - pressed < 15
+    assert time.monotonic() - pressed < 10
     printed = (tmp_path / "err.txt").read_text()
     assert "interrupted" in printed
     for noise in ("Traceback", "apache_beam", "apitools", "KeyboardInterrupt"):

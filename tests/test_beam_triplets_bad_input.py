@@ -13,6 +13,7 @@ from test_beam_window_index import make_clip, write_clip_set
 
 from tfsound import examples
 from tfsound.beam import output as job_output
+from tfsound.beam import triplets as job
 
 __all__ = ["clips"]  # a fixture
 
@@ -61,6 +62,13 @@ def test_clips_of_which_no_triplet_can_be_made(tmp_path, shards, options, messag
     write_clip_set(tmp_path / "clips", *shards)
     with pytest.raises(job_output.JobError, match=message):
         sample(tmp_path / "clips", tmp_path / "set", **options)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_runner_that_loses_data_is_found_out(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "shard_slots", lambda number, num_shards, count: range(count - 1))
+    with pytest.raises(job_output.JobError, match="the runner handled 299 of 300 triplets; nothing was"):
+        sample(clips, tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 

@@ -88,6 +88,13 @@ def test_help_of_a_subcommand(capsys, command):
     assert "(default: False) (default: False)" not in " ".join(text.split())
 
 
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_results_are_written_to_be_read(command):
+    """The command prints what the function returns: its own words, not all its fields."""
+    result = inspect.signature(function_of(command)).return_annotation
+    assert result.__str__ is not object.__str__
+
+
 def test_every_command_has_a_summary():
     assert list(cli._SUMMARIES) == list(cli.COMMANDS)
 

@@ -339,6 +339,6 @@ def test_export_refuses_what_is_no_finished_run(tmp_path):
         saved_model.export(str(tmp_path / "missing"), str(tmp_path / "model"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").touch()
-    with pytest.raises(training.TrainingError, match="holds no trained encoder.*not finished"):
+    with pytest.raises(training.TrainingError, match=r"holds no trained encoder.*not finished"):
         saved_model.export(str(tmp_path / "run"), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()

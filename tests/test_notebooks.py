@@ -1,4 +1,4 @@
-"""Tests of notebooks/: each runs from its first cell to its last, at tiny scale; none holds outputs or paths."""
+"""Tests of notebooks/: each runs from first cell to last, at tiny scale; none holds outputs or paths."""
 
 import pathlib
 import re

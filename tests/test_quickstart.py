@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
 from tfsound import cli, datasets, networks, quickstart, training
 
 PICTURES = ("evaluation.png", "neighbours.png", "map.png", "training.png")
