@@ -36,7 +36,6 @@ _SPOOL_BYTES = 64 << 20
 class _Settings:
     """What every worker must know."""
 
-    manifest: str
     pending_path: str
     mel_params: mel.MelParams
     max_clip_seconds: float
@@ -45,6 +44,22 @@ class _Settings:
     @property
     def windows_per_piece(self) -> int:
         return max(1, int(self.max_clip_seconds / self.mel_params.context_seconds + 1e-6))
+
+
+def find_manifests(pattern: str) -> list[str]:
+    """The manifests that a path, or a pattern with `*`, `?` or `[...]`, names, sorted.
+
+    Raises:
+      ManifestError: the pattern matches no file.
+    """
+    if not any(character in pattern for character in "*?[") or os.path.exists(pattern):
+        return [pattern]
+    paths = [metadata.path for match in FileSystems.match([pattern]) for metadata in match.metadata_list]
+    if not paths:
+        raise datasets.ManifestError(
+            f"{pattern}: the pattern matches no file, expected one manifest or more; correct it."
+        )
+    return sorted(paths)
 
 
 @contextlib.contextmanager
@@ -57,9 +72,7 @@ def open_manifest(path: str) -> Iterator[Iterator]:
         raise datasets.ManifestError(f"{path}: cannot be read ({error}); check the path.") from error
     with file as binary:
         text = io.TextIOWrapper(io.BufferedReader(binary), encoding="utf-8", newline="")
-        yield datasets.iter_manifest(
-            text, name=path, format=datasets.manifest_format(path), base_uri=folder
-        )
+        yield datasets.iter_manifest(text, name=path, format=datasets.manifest_format(path), base_uri=folder)
 
 
 @contextlib.contextmanager
@@ -163,7 +176,7 @@ class _Spool:
 
 
 class _ReadManifest(beam.DoFn):
-    """(manifest path) -> (shard, (row number, row)) for every row, good or bad."""
+    """(manifest path) -> (shard, ((path, row number), row)) for every row, good or bad."""
 
     def __init__(self, num_shards: int):
         self._num_shards = num_shards
@@ -171,7 +184,7 @@ class _ReadManifest(beam.DoFn):
     def process(self, path: str):
         with open_manifest(path) as rows:
             for row_number, row in rows:
-                yield sampling.stable_hash(row.clip_id) % self._num_shards, (row_number, row)
+                yield sampling.stable_hash(row.clip_id) % self._num_shards, ((path, row_number), row)
 
 
 class _ShardTask:
@@ -189,20 +202,21 @@ class _ShardTask:
     def write(self, rows) -> dict:
         """Writes the shard; returns its summary for `_collect`."""
         with job_output.shard_writer(self._settings.pending_path, self.name) as writer:
-            seen: dict[str, int] = {}
-            rows = sorted(rows, key=lambda numbered: (numbered[1].clip_id, numbered[0]))
-            for row_number, row in rows:
+            seen: dict[str, tuple[str, int]] = {}
+            rows = sorted(rows, key=lambda placed: (placed[1].clip_id, placed[0]))
+            for place, row in rows:
                 if isinstance(row, datasets.BadRow):
-                    self._reject(row_number, row, row.reason)
+                    self._reject(place, row, row.reason)
                 elif row.clip_id in seen:
+                    manifest, row_number = seen[row.clip_id]
                     reason = (
-                        f"clip_id {row.clip_id!r} stands in row {seen[row.clip_id]} already, which was kept; "
-                        "give every clip an id of its own."
+                        f"clip_id {row.clip_id!r} stands in {manifest}, row {row_number}, already, which was "
+                        "kept; give every clip an id of its own."
                     )
-                    self._reject(row_number, row, reason)
+                    self._reject(place, row, reason)
                 else:
-                    seen[row.clip_id] = row_number
-                    self._write_clip(row_number, row, writer)
+                    seen[row.clip_id] = place
+                    self._write_clip(place, row, writer)
         self._progress.write()
         shard = job_output.finished_shard(self._settings.pending_path, self.name, self._num_examples)
         return {
@@ -214,7 +228,7 @@ class _ShardTask:
             "failures": self._failures,
         }
 
-    def _write_clip(self, row_number: int, row: datasets.ManifestRow, writer) -> None:
+    def _write_clip(self, place: tuple[str, int], row: datasets.ManifestRow, writer) -> None:
         settings, num_windows, num_examples = self._settings, 0, 0
         with contextlib.closing(_Spool()) as spool:
             try:
@@ -224,7 +238,7 @@ class _ShardTask:
                     num_windows += settings.mel_params.num_windows(len(clip.mel_energy))
                     self._progress.add()  # a long file, too, notices that the job was cancelled
             except ValueError as error:  # MediaError is one
-                self._reject(row_number, row, str(error))
+                self._reject(place, row, str(error))
                 return
             for record in spool:
                 writer.write(record)
@@ -234,10 +248,9 @@ class _ShardTask:
         self._folds.add(row.fold)
         self._progress.add(clips=1, windows=num_windows)
 
-    def _reject(self, row_number: int, row, reason: str) -> None:
-        self._failures.append(
-            {"row": row_number, "clip_id": row.clip_id, "uri": row.uri, "reason": reason}
-        )
+    def _reject(self, place: tuple[str, int], row, reason: str) -> None:
+        failure = {"manifest": place[0], "row": place[1], "clip_id": row.clip_id, "uri": row.uri}
+        self._failures.append(failure | {"reason": reason})
         self._progress.add(clips=1, failures=1)
 
 
@@ -305,7 +318,7 @@ def make_examples(
     rejected, with its reason. Flags that are not of this job go to Apache Beam.
 
     Args:
-      manifest: the manifest, CSV or JSON Lines, on any Beam file system.
+      manifest: the manifest, CSV or JSON Lines, on any Beam file system; or a quoted pattern for several.
       output: the folder to make.
       mel_preset: the front end, `audioset` or `yamnet`.
       max_clip_seconds: longer clips become several examples, cut on window boundaries.
@@ -332,14 +345,15 @@ def make_examples(
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
     )
-    num_rows = _count_rows(manifest)
+    manifests = find_manifests(manifest)
+    num_rows = sum(_count_rows(path) for path in manifests)
     num_shards = num_shards or min(_MAX_SHARDS, -(-num_rows // _CLIPS_PER_SHARD))
     with job_output.pending_output(output, overwrite=overwrite) as pending:
-        settings = _Settings(manifest, pending.path, mel_params, max_clip_seconds, num_shards)
+        settings = _Settings(pending.path, mel_params, max_clip_seconds, num_shards)
         with job_output.progress_bar(pending, description="examples", total=num_rows, unit="clips"):
             running.run_pipeline(
                 lambda pipeline: (
-                    pipeline | "Manifest" >> beam.Create([manifest]) | ComputeMelExamples(settings)
+                    pipeline | "Manifests" >> beam.Create(manifests) | ComputeMelExamples(settings)
                 ),
                 options,
                 cancel=pending.discard,
@@ -348,7 +362,7 @@ def make_examples(
         job_output.require_all(sum(summary["num_rows"] for summary in summaries), num_rows, "clips")
         failures = sorted(
             (failure for summary in summaries for failure in summary["failures"]),
-            key=lambda failure: failure["row"],
+            key=lambda failure: (failure["manifest"], failure["row"]),
         )
         path = pending.write_failures(failures)
         _require_few_failures(failures, num_rows, max_failure_fraction, path)

@@ -65,6 +65,9 @@ class PendingOutput:
         if "://" in self.path:
             tf.io.gfile.rmtree(self.path)
             return
+        replaced = os.path.join(self.path, _REPLACED)
+        if os.path.exists(replaced) and not os.path.exists(self.output):
+            os.rename(replaced, self.output)  # stopped between the two renames of `publish`
         # Renamed first, so that workers, who notice only later, cannot put new files into it meanwhile.
         trash = tempfile.mkdtemp(prefix=os.path.basename(self.path), dir=os.path.dirname(self.path) or ".")
         os.rename(self.path, os.path.join(trash, "discarded"))

@@ -174,9 +174,7 @@ def build_bucket(
     clip_recording = np.append(0, recordings[1:] != recordings[:-1]).cumsum()
     order = np.lexsort((window_clip, window_seconds, clip_recording[window_clip]))
     recording_starts = np.append(0, np.bincount(clip_recording, num_windows).astype(np.int64).cumsum())
-    anchors = [
-        _anchors(constraint, recording_starts, window_seconds[order]) for constraint in constraints
-    ]
+    anchors = [_anchors(constraint, recording_starts, window_seconds[order]) for constraint in constraints]
     return Bucket(
         recording_ids=recordings[np.unique(clip_recording, return_index=True)[1]],
         recording_starts=recording_starts,
@@ -236,13 +234,9 @@ class IndexWindows(beam.PTransform):
         return (
             shards
             | "SpreadShards" >> beam.Reshuffle()
-            | "IndexShards"
-            >> beam.ParDo(_IndexShard(self.mel_params, self.bucket_bits, self.exclude_folds))
+            | "IndexShards" >> beam.ParDo(_IndexShard(self.mel_params, self.bucket_bits, self.exclude_folds))
             | "GatherBuckets" >> beam.GroupByKey()
-            | "WriteBuckets"
-            >> beam.ParDo(
-                _WriteBucket(self.pending_path, self.mel_params, self.constraints)
-            )
+            | "WriteBuckets" >> beam.ParDo(_WriteBucket(self.pending_path, self.mel_params, self.constraints))
         )
 
 

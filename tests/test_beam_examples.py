@@ -259,6 +259,22 @@ def test_records_do_not_depend_on_the_number_of_shards(many_clips, tmp_path):
     }
 
 
+def test_a_pattern_names_several_manifests(tmp_path):
+    for name in ("a", "b"):
+        write_noise(tmp_path / f"{name}.wav", 1.0)
+        rows = [ROW(name, name, f"{name}.wav"), ROW("missing", "m", "missing.wav")]
+        datasets.write_manifest(str(tmp_path / f"part-{name}.csv"), rows)
+    job.make_examples(str(tmp_path / "part-*.csv"), str(tmp_path / "set"), max_failure_fraction=0.6)
+    assert set(clips_of(tmp_path / "set")) == {"a", "b"}
+    with open(tmp_path / "set" / "failures.jsonl") as file:
+        first, second = map(json.loads, file)
+    assert (first["manifest"], first["row"]) == (str(tmp_path / "part-a.csv"), 3)
+    assert second["manifest"] == str(tmp_path / "part-b.csv")
+    assert f"stands in {tmp_path / 'part-a.csv'}, row 3, already" in second["reason"]
+    with pytest.raises(datasets.ManifestError, match=r"none-\*.csv: the pattern matches no file"):
+        job.make_examples(str(tmp_path / "none-*.csv"), str(tmp_path / "set2"))
+
+
 def test_read_manifest_gives_every_row_its_shard(tmp_path):
     (tmp_path / "m.csv").write_text("clip_id,uri,end_seconds\na,a.wav,\nb,b.wav,-1\n")
     with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
@@ -266,7 +282,7 @@ def test_read_manifest_gives_every_row_its_shard(tmp_path):
             pipeline
             | beam.Create([str(tmp_path / "m.csv")])
             | beam.ParDo(job._ReadManifest(1000))
-            | beam.MapTuple(lambda shard, row: (shard, row[0], row[1].clip_id, type(row[1]).__name__))
+            | beam.MapTuple(lambda shard, row: (shard, row[0][1], row[1].clip_id, type(row[1]).__name__))
         )
         # blake2b of "a" and "b", modulo 1000: `b2sum -l 64`.
         assert_that(rows, equal_to([(343, 2, "a", "ManifestRow"), (333, 3, "b", "BadRow")]))
@@ -277,7 +293,7 @@ def test_compute_mel_examples_writes_shards_and_summaries(tmp_path):
     manifest = str(tmp_path / "m.csv")
     datasets.write_manifest(manifest, [ROW("a", "r", "a.wav", labels=("x",)), ROW("b", "r", "b.wav")])
     with job_output.pending_output(str(tmp_path / "set"), overwrite=False) as pending:
-        job_settings = job._Settings(manifest, pending.path, PARAMS, 57.6, 1)
+        job_settings = job._Settings(pending.path, PARAMS, 57.6, 1)
         with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
             pipeline | beam.Create([manifest]) | job.ComputeMelExamples(job_settings)
         (summary,) = pending.take_summaries()

@@ -112,6 +112,26 @@ def test_the_old_set_is_whole_until_it_is_renamed_away(tmp_path, monkeypatch):
     assert records(tmp_path / "set") == [b"one"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), PermissionError(errno.EPERM, "refused")])
+def test_the_old_set_comes_back_when_the_second_rename_is_not_reached(tmp_path, monkeypatch, error):
+    publish_set(tmp_path / "set", content=b"one")
+
+    def rename(source, target, original=os.rename):
+        if str(source).endswith("set.partial") and str(target).endswith("set"):
+            raise error
+        original(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises((KeyboardInterrupt, output.JobError)):
+        publish_set(tmp_path / "set", content=b"two", overwrite=True)
+    monkeypatch.undo()
+    if isinstance(error, KeyboardInterrupt):
+        assert os.listdir(tmp_path) == ["set"]
+    else:
+        output.PendingOutput(str(tmp_path / "set"), overwrite=True).discard()
+    assert records(tmp_path / "set") == [b"one"]
+
+
 def test_after_an_error_the_pending_folder_stays_and_the_next_job_clears_it(tmp_path):
     def failing():
         with output.pending_output(str(tmp_path / "set"), overwrite=False) as pending:

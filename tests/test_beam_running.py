@@ -117,6 +117,7 @@ def test_the_cause_is_found_in_what_a_runner_says(text, message):
     assert running._cause(RuntimeError(text)) == (message or "a.tfrecord ends early")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_process_that_dies_ends_the_job():
     def die(number):
         os.kill(os.getpid(), 9)

@@ -40,9 +40,7 @@ def sample(clips, output, **options) -> examples.DatasetInfo:
 def records_of(path) -> list[bytes]:
     info = examples.read_dataset_info(str(path), kind=examples.TRIPLETS)
     return [
-        record
-        for shard in info.shards
-        for _, record in examples.read_records(os.path.join(path, shard.name))
+        record for shard in info.shards for _, record in examples.read_records(os.path.join(path, shard.name))
     ]
 
 

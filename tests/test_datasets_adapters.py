@@ -293,7 +293,9 @@ def test_manifest_writes_and_sums_up(tmp_path):
 
 def test_manifest_passes_the_options_on(tmp_path):
     make(tmp_path, "owl/1.wav")
-    summary = datasets.make_manifest("folder", str(tmp_path), str(tmp_path / "m.csv"), labels_from_folders=True)
+    summary = datasets.make_manifest(
+        "folder", str(tmp_path), str(tmp_path / "m.csv"), labels_from_folders=True
+    )
     assert summary.num_labels == 1
     root = str(tmp_path / "synthetic")
     summary = datasets.make_manifest(
@@ -306,16 +308,19 @@ def test_manifest_passes_the_options_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "esc5", "root": ".", "output": "m.csv"}, "name: found 'esc5', expected one of audioset, csv"),
-        ({"name": "esc50", "root": "", "output": "m.csv"}, "root is empty, expected the path of esc50"),
-        ({"name": "esc50", "root": ".", "output": "m.txt"}, "found extension '.txt'"),
-        ({"name": "esc50", "root": ".", "output": "m.csv", "seed": 1}, "seed: no option of esc50, only of synthetic; leave"),
-        ({"name": "folder", "root": ".", "output": "m.csv", "media_dir": "m"}, "media_dir: no option of folder, only"),
+        (
+            {"name": "esc5", "root": ".", "output": "m.csv"},
+            "name: found 'esc5', expected one of audioset, csv",
+        ),
+        ({"name": "esc50", "root": ""}, "root is empty, expected the path of esc50"),
+        ({"name": "esc50", "output": "m.txt"}, "found extension '.txt'"),
+        ({"name": "esc50", "seed": 1}, "seed: no option of esc50, only of synthetic; leave"),
+        ({"name": "folder", "media_dir": "m"}, "media_dir: no option of folder, only"),
     ],
 )
 def test_manifest_bad_arguments(arguments, message):
     with pytest.raises(ManifestError, match=re.escape(message)):
-        datasets.make_manifest(**arguments)
+        datasets.make_manifest(**({"root": ".", "output": "m.csv"} | arguments))
 
 
 def test_manifest_suits_a_generated_command_line():

@@ -338,7 +338,7 @@ def test_export_refuses_what_is_no_finished_run(tmp_path):
     with pytest.raises(training.TrainingError, match="does not exist"):
         saved_model.export(str(tmp_path / "missing"), str(tmp_path / "model"))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").touch()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"steps_per_checkpoint": 100}))
     with pytest.raises(training.TrainingError, match=r"holds no trained encoder.*not finished"):
         saved_model.export(str(tmp_path / "run"), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()

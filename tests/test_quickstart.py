@@ -149,7 +149,7 @@ def test_a_labelled_folder_with_few_recordings(tmp_path, capsys):
     )
     assert "6 training steps take about 1 min" in text
     assert "mAP by labels, 6 segments" in text
-    assert "(n=2" in text
+    assert ", n=2)" in text
     assert json.loads((tmp_path / "output" / "evaluation.json").read_text())["folds"] == ["1", "2"]
 
 

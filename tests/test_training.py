@@ -62,7 +62,8 @@ networks.ENCODERS["tiny"] = tiny.encoder
 triplets, output, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 assert training.strategy().num_replicas_in_sync == 2
 training.train([triplets], output + "/whole", **settings)
-training.train([triplets], output + "/constant", **settings, learning_rate_decay="constant")
+short = settings | {"num_steps": 1, "learning_rate_decay": "constant"}
+training.train([triplets], output + "/constant", **short)
 
 original = training._Progress.on_train_batch_end
 def interrupting(self, batch, logs=None):
@@ -555,7 +556,7 @@ def test_two_devices_train_resume_and_export(triplets, whole_run, tmp_path):
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
     require_same_end(resumed, whole)
     rates = [row["learning_rate"] for row in training.read_log(f"{tmp_path}/constant/log.csv")]
-    assert rates == [pytest.approx(0.01)] * 3
+    assert rates == [pytest.approx(0.01)]
     # This process has one device: the encoder loads, and it is that of one device within rounding.
     encoder, _ = training.load_encoder(whole)
     assert encoder.count_params() > 0

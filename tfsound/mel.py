@@ -135,9 +135,7 @@ def mel_matrix(params: MelParams) -> np.ndarray:
     """
     bins_hz = np.linspace(0.0, params.sample_rate / 2, params.fft_length // 2 + 1)
     bins_mel = hertz_to_mel(bins_hz)[:, None]
-    edges = np.linspace(
-        hertz_to_mel(params.mel_min_hz), hertz_to_mel(params.mel_max_hz), params.mel_bins + 2
-    )
+    edges = np.linspace(hertz_to_mel(params.mel_min_hz), hertz_to_mel(params.mel_max_hz), params.mel_bins + 2)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins_mel - lower) / (centre - lower)
     falling = (upper - bins_mel) / (upper - centre)
@@ -212,9 +210,7 @@ def log_mel(energies: tf.Tensor, params: MelParams) -> tf.Tensor:
     return tf.math.log(tf.cast(energies, tf.float32) + params.log_offset)
 
 
-def context_windows(
-    spectrogram: tf.Tensor, params: MelParams, *, hop_frames: int | None = None
-) -> tf.Tensor:
+def context_windows(spectrogram: tf.Tensor, params: MelParams, *, hop_frames: int | None = None) -> tf.Tensor:
     """Cuts a spectrogram into context windows.
 
     Args:
@@ -229,9 +225,7 @@ def context_windows(
     return tf.signal.frame(spectrogram, params.context_frames, hop_frames, axis=-2)
 
 
-def log_mel_windows(
-    waveform: tf.Tensor, params: MelParams, *, hop_frames: int | None = None
-) -> tf.Tensor:
+def log_mel_windows(waveform: tf.Tensor, params: MelParams, *, hop_frames: int | None = None) -> tf.Tensor:
     """Waveform of any length to the log-mel windows that an encoder takes.
 
     Args:

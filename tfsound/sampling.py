@@ -76,9 +76,7 @@ def slot_anchor(slot: int, num_anchors: int, key: int) -> int:
     return permuted_index(slot % num_anchors, num_anchors, key)
 
 
-def draw_outside(
-    rng: np.random.Generator, *, num_windows: int, own_start: int, own_count: int
-) -> int:
+def draw_outside(rng: np.random.Generator, *, num_windows: int, own_start: int, own_count: int) -> int:
     """A window drawn uniformly from all windows but those of one recording.
 
     Args:

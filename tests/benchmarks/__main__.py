@@ -24,9 +24,7 @@ def main() -> None:
         print(f"running {name} ...", file=sys.stderr)
         command = [sys.executable, "-m", f"tests.benchmarks.{name}"]
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
         sections.append(f"## {name}\n\n{done.stdout.strip()}\n")

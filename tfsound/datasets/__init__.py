@@ -25,7 +25,7 @@ __all__ = [
     "ManifestSummary",
     "iter_manifest",
     "make_manifest",
-        "manifest_format",
+    "manifest_format",
     "read_manifest",
     "write_manifest",
 ]
