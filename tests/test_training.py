@@ -309,10 +309,10 @@ def test_a_training_killed_within_a_checkpoint_takes_the_one_before_it(triplets,
     assert checkpoint_names(output) == ["step-00000010", "step-00000012"]
 
 
-@pytest.mark.parametrize("step", [2, 7, 11])
+@pytest.mark.parametrize("step", [2, 11])
 def test_an_interruption_ends_cleanly_and_is_made_up_for(triplets, whole_run, tmp_path, step):
     output = interrupted_run(triplets, str(tmp_path / "run"), step)
-    expected = {2: [], 7: ["step-00000005"], 11: ["step-00000005", "step-00000010"]}[step]
+    expected = {2: [], 11: ["step-00000005", "step-00000010"]}[step]
     assert checkpoint_names(output) == expected
     training.train([triplets], output, **SETTINGS)
     require_same_end(output, whole_run[0])
@@ -364,14 +364,13 @@ def test_a_run_killed_between_log_and_checkpoint_logs_each_epoch_once(
     require_same_end(output, whole_run[0])
 
 
-def truncate_checkpoint(run, name, size=2000):
-    os.truncate(os.path.join(run, "checkpoints", name, "model.weights.h5"), size)
+def truncate_checkpoint(run, name):
+    os.truncate(os.path.join(run, "checkpoints", name, "model.weights.h5"), 2000)
 
 
-@pytest.mark.parametrize("size", [0, 2000])
-def test_a_truncated_checkpoint_gives_way_to_the_one_before_it(triplets, whole_run, tmp_path, size, capfd):
+def test_a_truncated_checkpoint_gives_way_to_the_one_before_it(triplets, whole_run, tmp_path, capfd):
     output = interrupted_run(triplets, str(tmp_path / "run"), 11)
-    truncate_checkpoint(output, "step-00000010", size)
+    truncate_checkpoint(output, "step-00000010")
     training.train([triplets], output, **SETTINGS)
     assert "step-00000010 cannot be read" in capfd.readouterr().err
     require_same_end(output, whole_run[0])
