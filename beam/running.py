@@ -16,6 +16,7 @@ from apache_beam.options import pipeline_options
 from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
+from apache_beam.utils import interactive_utils
 
 from tfsound.beam.output import JobError
 
@@ -119,7 +120,8 @@ def run_pipeline(
       JobError: the pipeline failed; the message is the cause, the traceback is chained.
     """
     pipeline = beam.Pipeline(options=options)
-    build(pipeline)
+    with _outside_ipython():
+        build(pipeline)
     with _beam_silenced():
         # In a thread of its own, because a runner that is interrupted waits for its workers to finish.
         outcome = _in_thread(lambda: pipeline.run().wait_until_finish())
@@ -133,6 +135,17 @@ def run_pipeline(
             raise JobError(_cause(error)) from error
     if state is not None and str(state) not in ("DONE", "PipelineState.DONE"):
         raise JobError(f"the runner ended the job in state {state}; see its log.")
+
+
+@contextlib.contextmanager
+def _outside_ipython() -> Iterator[None]:
+    """In a notebook, Beam puts the cell's number before the names of steps, and imports pandas to do so."""
+    is_in_ipython = interactive_utils.is_in_ipython
+    interactive_utils.is_in_ipython = lambda: False
+    try:
+        yield
+    finally:
+        interactive_utils.is_in_ipython = is_in_ipython
 
 
 def _in_thread(function: Callable) -> concurrent.futures.Future:

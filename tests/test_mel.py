@@ -93,6 +93,11 @@ def test_a_sine_peaks_in_its_band():
         assert edges[band] <= mel.hertz_to_mel(hz) <= edges[band + 2]
 
 
+def test_mel_to_hertz_inverts_hertz_to_mel():
+    np.testing.assert_allclose(mel.mel_to_hertz(mel.hertz_to_mel([0, 700, 7500])), [0, 700, 7500])
+    assert mel.hertz_to_mel(700) == pytest.approx(1127 * np.log(2))
+
+
 def test_presets_hold_the_published_constants():
     assert (AUDIOSET.window_samples, AUDIOSET.hop_samples, AUDIOSET.fft_length) == (400, 160, 512)
     assert (AUDIOSET.mel_bins, AUDIOSET.context_frames, AUDIOSET.context_seconds) == (64, 96, 0.96)

@@ -295,7 +295,9 @@ def write_evaluation(evaluation: Evaluation, output: str) -> None:
     _replace(os.path.join(output, "evaluation.json"), json.dumps(_without_nan(fields), indent=1) + "\n")
     _replace(os.path.join(output, "evaluation.txt"), str(evaluation) + "\n")
     rows = [plots.ScoreRow(name, values, evaluation.chance) for name, values in evaluation.scores.items()]
-    plots.save_figure(plots.plot_scores(rows, score_name="QbE mAP"), os.path.join(output, "evaluation.png"))
+    plots.save_figure(
+        plots.plot_scores(rows, score_name="query-by-example mAP"), os.path.join(output, "evaluation.png")
+    )
 
 
 def _without_nan(value):

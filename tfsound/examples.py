@@ -64,6 +64,12 @@ class DatasetInfo:
     def num_examples(self) -> int:
         return sum(shard.num_examples for shard in self.shards)
 
+    def __str__(self) -> str:
+        text = f"{self.num_examples:,} {self.kind} ({self.num_windows:,} windows) in {len(self.shards)} files"
+        if self.kind == CLIPS:
+            text += f"; {len(self.label_names)} labels, {len(self.folds)} folds, {self.num_failures} rejected"
+        return text
+
     def to_json(self) -> str:
         fields = dataclasses.asdict(self) | {"num_examples": self.num_examples}
         return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

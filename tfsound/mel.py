@@ -123,6 +123,11 @@ def hertz_to_mel(frequencies_hz):
     return 1127.0 * np.log1p(np.asarray(frequencies_hz) / 700.0)
 
 
+def mel_to_hertz(mels):
+    """The inverse of `hertz_to_mel`."""
+    return 700.0 * np.expm1(np.asarray(mels) / 1127.0)
+
+
 @functools.lru_cache(maxsize=8)
 def mel_matrix(params: MelParams) -> np.ndarray:
     """The weights from magnitude spectrum to mel bands.

@@ -413,6 +413,6 @@ def _plot_neighbours(
         [", ".join(labels) or name for labels, name in zip(segments.labels, segments.clip_ids, strict=True)],
         correct=agree if matrix.size else None,
         hop_seconds=mel_params.hop_seconds,
-        mel_hz=700.0 * np.expm1(edges[1:-1] / 1127.0),
+        mel_hz=mel.mel_to_hertz(edges[1:-1]),
         title=f"{title}; ✓ {right}" if matrix.size else title,
     )  # fmt: skip
