@@ -143,6 +143,16 @@ def test_a_batch_is_its_clips_one_by_one():
         np.testing.assert_allclose(windows, mel.log_mel_windows(clip, AUDIOSET), atol=1e-6)
 
 
+def test_a_long_sound_is_its_parts():
+    # More frames than one chunk holds, alone and in a batch whose chunks are shorter.
+    waveforms = np.random.default_rng(4).uniform(-1, 1, (3, 25 * 16000)).astype(np.float32)
+    energies = mel.mel_energies(waveforms, AUDIOSET)
+    assert energies.shape == (3, 2498, 64)
+    np.testing.assert_allclose(energies[1], mel.mel_energies(waveforms[1], AUDIOSET), rtol=1e-5)
+    part = mel.mel_energies(waveforms[1, 900 * 160 : 1100 * 160 + 240], AUDIOSET)
+    np.testing.assert_allclose(energies[1, 900:1100], part, rtol=1e-5)
+
+
 def test_the_graph_takes_any_length_and_batch():
     function = tf.function(
         lambda waveform: mel.log_mel_windows(waveform, AUDIOSET),

@@ -166,27 +166,59 @@ def pad_to_context(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
     return tf.ensure_shape(padded, waveform.shape[:-1].concatenate([None]))
 
 
-def _windowed_frames(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
-    """Complete frames times a periodic Hann window, zero-padded: (..., frames, fft_length).
+# Frames computed at a time, so that their spectra stay in a core's cache.
+_CHUNK_FRAMES = 1000
 
-    Each hop-long stripe of all frames is one contiguous slice of the waveform; putting stripes side by
-    side costs half of what a gather of overlapping frames does.
-    """
+
+@functools.lru_cache(maxsize=8)
+def _padded_window(params: MelParams) -> np.ndarray:
+    """A periodic Hann window of `window_samples`, zero-padded at its end: float32, (fft_length,)."""
     phase = 2 * np.pi * np.arange(params.window_samples) / params.window_samples
-    window = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
+    window = np.zeros(params.fft_length, np.float32)
+    window[: params.window_samples] = 0.5 - 0.5 * np.cos(phase)
+    return window
+
+
+@functools.lru_cache(maxsize=8)
+def _mel_matrix_parts(params: MelParams) -> list[tuple[slice, np.ndarray]]:
+    """Each half of the bands: the rows of `mel_matrix` that it needs, and the weights in them."""
+    parts = []
+    for weights in np.array_split(mel_matrix(params), 2, axis=1):
+        rows = np.flatnonzero(weights.any(axis=1))
+        rows = slice(rows[0], rows[-1] + 1) if len(rows) else slice(0, 1)
+        parts.append((rows, weights[rows]))
+    return parts
+
+
+def _hop_blocks(waveforms: tf.Tensor, num_frames: tf.Tensor, params: MelParams) -> tf.Tensor:
+    """What lies under `num_frames` frames, cut every hop: (batch, samples) to (blocks, batch, hop)."""
     hop = params.hop_samples
-    num_frames = tf.maximum(0, (tf.shape(waveform)[-1] - params.window_samples) // hop + 1)
-    batch_shape = tf.shape(waveform)[:-1]
-    stripes = []
-    for start in range(0, params.window_samples, hop):
-        width = min(hop, params.window_samples - start)
-        first_sample = start + width - hop
-        samples = waveform[..., first_sample : first_sample + num_frames * hop]
-        stripe = tf.reshape(samples, tf.concat([batch_shape, [num_frames, hop]], 0))
-        stripes.append(stripe[..., hop - width :] * window[start : start + width])
+    num_blocks = num_frames - 1 + len(_block_widths(params))
+    waveforms = waveforms[:, : num_blocks * hop]
+    waveforms = tf.pad(waveforms, [[0, 0], [0, num_blocks * hop - tf.shape(waveforms)[1]]])
+    return tf.transpose(tf.reshape(waveforms, [-1, num_blocks, hop]), [1, 0, 2])
+
+
+def _block_widths(params: MelParams) -> list[int]:
+    """How many samples a frame takes of each block that it reaches into."""
+    starts = range(0, params.window_samples, params.hop_samples)
+    return [min(params.hop_samples, params.window_samples - start) for start in starts]
+
+
+def _energies_of_blocks(blocks: tf.Tensor, num_frames: tf.Tensor, params: MelParams) -> tf.Tensor:
+    """(blocks, batch, hop) to (num_frames * batch, mel_bins)."""
+    # Frame i is block i and the ones after it, side by side: half the cost of gathering its samples.
+    pieces = [
+        blocks[index : index + num_frames, :, :width] for index, width in enumerate(_block_widths(params))
+    ]
     num_zeros = params.fft_length - params.window_samples
-    stripes.append(tf.zeros(tf.concat([batch_shape, [num_frames, num_zeros]], 0)))
-    return tf.concat(stripes, axis=-1)
+    pieces.append(tf.zeros([num_frames, tf.shape(blocks)[1], num_zeros]))
+    frames = tf.reshape(tf.concat(pieces, axis=-1), [-1, params.fft_length])
+    spectrum = tf.signal.rfft(frames * _padded_window(params))
+    # The same as tf.abs, whose guard against overflow costs four times as much.
+    magnitude = tf.sqrt(tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum)))
+    halves = [tf.matmul(magnitude[:, rows], weights) for rows, weights in _mel_matrix_parts(params)]
+    return tf.concat(halves, axis=-1)
 
 
 def mel_energies(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
@@ -203,10 +235,26 @@ def mel_energies(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
     Source: Jansen et al. 2018, section 4.1.
     """
     waveform = tf.convert_to_tensor(waveform, tf.float32)
-    spectrum = tf.signal.rfft(_windowed_frames(waveform, params))
-    # The same as tf.abs, whose guard against overflow costs four times as much.
-    magnitude = tf.sqrt(tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum)))
-    energies = tf.matmul(magnitude, mel_matrix(params))
+    batch_shape, num_samples = tf.shape(waveform)[:-1], tf.shape(waveform)[-1]
+    batch_size = tf.reduce_prod(batch_shape)
+    num_frames = tf.maximum(0, (num_samples - params.window_samples) // params.hop_samples + 1)
+    blocks = _hop_blocks(tf.reshape(waveform, [batch_size, num_samples]), num_frames, params)
+
+    chunk_frames = tf.maximum(1, _CHUNK_FRAMES // tf.maximum(1, batch_size))
+    num_chunks = tf.maximum(1, -(-num_frames // chunk_frames))
+    element_shape = [None, params.mel_bins]
+    chunks = tf.TensorArray(tf.float32, num_chunks, infer_shape=False, element_shape=element_shape)
+
+    def append_chunk(index, chunks):
+        first = index * chunk_frames
+        count = tf.minimum(chunk_frames, num_frames - first)
+        return index + 1, chunks.write(index, _energies_of_blocks(blocks[first:], count, params))
+
+    is_left = lambda index, chunks: index < num_chunks  # noqa: E731
+    _, chunks = tf.while_loop(is_left, append_chunk, (0, chunks), parallel_iterations=1)
+    energies = tf.reshape(chunks.concat(), [num_frames, batch_size, params.mel_bins])
+    shape = tf.concat([batch_shape, [num_frames, params.mel_bins]], axis=0)
+    energies = tf.reshape(tf.transpose(energies, [1, 0, 2]), shape)
     return tf.ensure_shape(energies, waveform.shape[:-1].concatenate([None, params.mel_bins]))
 
 
