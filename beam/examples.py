@@ -27,8 +27,9 @@ from tfsound import arguments, datasets, examples, media, mel, sampling
 from tfsound.beam import output as job_output
 from tfsound.beam import running
 
+# A shard is one task: few clips may be long ones, and are to keep all workers busy.
 _CLIPS_PER_SHARD = 32
-_MAX_SHARDS = 1024
+_MIN_SHARDS, _MAX_SHARDS = 32, 1024
 _SPOOL_BYTES = 64 << 20
 
 
@@ -287,6 +288,10 @@ def _count_rows(manifest: str) -> int:
         return sum(1 for _ in rows)
 
 
+def _default_num_shards(num_rows: int) -> int:
+    return min(_MAX_SHARDS, max(-(-num_rows // _CLIPS_PER_SHARD), min(num_rows, _MIN_SHARDS)))
+
+
 def _require_few_failures(failures: list[dict], num_rows: int, max_fraction: float, path: str) -> None:
     if not failures or (len(failures) <= max_fraction * num_rows and len(failures) < num_rows):
         return
@@ -323,7 +328,7 @@ def make_examples(
       mel_preset: the front end, `audioset` or `yamnet`.
       max_clip_seconds: longer clips become several examples, cut on window boundaries.
       max_failure_fraction: the job fails when more than this fraction of the clips is rejected.
-      num_shards: files to write; 0 for one per 32 clips, at most 1024.
+      num_shards: files to write, less those that no clip falls into; 0 for one per 32 clips, 32 to 1024.
       overwrite: replace a finished output.
       runner: `local`, or a Beam runner by name, such as DataflowRunner.
       num_workers: workers on this machine, 0 for one a core.
@@ -347,7 +352,7 @@ def make_examples(
     )
     manifests = find_manifests(manifest)
     num_rows = sum(_count_rows(path) for path in manifests)
-    num_shards = num_shards or min(_MAX_SHARDS, -(-num_rows // _CLIPS_PER_SHARD))
+    num_shards = num_shards or _default_num_shards(num_rows)
     with job_output.pending_output(output, overwrite=overwrite) as pending:
         settings = _Settings(pending.path, mel_params, max_clip_seconds, num_shards)
         with job_output.progress_bar(pending, description="examples", total=num_rows, unit="clips"):

@@ -76,6 +76,7 @@ def test_records_hold_what_the_files_hold(tmp_path):
             ROW("a", "stereo", stereo),
             ROW("cut", "stereo", stereo, 0.5, 1.75, labels=("cat",), fold="1"),
         ],
+        num_shards=1,
     )
     clips = clips_of(tmp_path / "set")
     assert sorted(clips) == ["a", "b", "cut"]
@@ -204,12 +205,19 @@ def test_a_full_disk_ends_the_job_with_its_reason(tmp_path):
         path = write_noise(tmp_path / "a.wav", 8.0)
         rows = [ROW(f"c{number}", "r", path) for number in range(8)]
         with pytest.raises(job_output.JobError) as raised:
-            make(tmp_path, rows, output="disk/set")
+            make(tmp_path, rows, output="disk/set", num_shards=1)
         assert re.search(r"clips-00000-of-00001.tfrecord cannot be written: .*[Nn]o space", str(raised.value))
         assert "nothing was published" in str(raised.value)
         assert not (disk / "set").exists()
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "num_shards"), [(1, 1), (20, 20), (500, 32), (3200, 100), (10**6, 1024)]
+)
+def test_few_clips_are_tasks_for_many_workers_too(num_clips, num_shards):
+    assert job._default_num_shards(num_clips) == num_shards
 
 
 @pytest.fixture(scope="module")
