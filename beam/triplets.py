@@ -1,10 +1,9 @@
 """The job `triplets`: clip examples -> triplet examples under semantic constraints.
 
-A triplet's number (its slot) decides everything about it: the constraint, the anchor (every window that
-may be one is used equally often), and, through a generator seeded by (seed, constraint, slot), the
-positive and the negative. One task writes one shard of slots, finding windows through the index of
-`window_index` and reading them where they lie. So counts are exact, the same bytes come from any runner
-and any number of workers, memory does not grow with the count, and nothing but the index is shuffled.
+`drawing` decides each triplet by its number alone. One task writes one shard of numbers, finding windows
+through the index of `window_index` and reading them where they lie. So counts are exact, the same bytes come
+from any runner and any number of workers, memory does not grow with the count, no class or recording is a
+hot key, and nothing but the index is shuffled.
 
 Source: Jansen et al. 2018, section 3.2.
 """
@@ -13,12 +12,11 @@ import argparse
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import apache_beam as beam
-import numpy as np
 
-from tfsound import arguments, examples, mel, sampling
+from tfsound import arguments, drawing, examples, mel, sampling
 from tfsound.beam import output as job_output
 from tfsound.beam import running, window_index
 
@@ -32,88 +30,8 @@ class _Settings:
     pending_path: str
     clip_paths: tuple[str, ...]
     mel_params: mel.MelParams
-    constraints: tuple[sampling.Constraint, ...]
-    count: int
+    plan: drawing.Plan
     num_shards: int
-    seed: int
-
-
-@dataclasses.dataclass
-class _Draw:
-    """One triplet being put together."""
-
-    constraint_number: int
-    constraint: sampling.Constraint
-    rng: np.random.Generator
-    anchor: window_index.WindowLocation | None = None
-    positive: window_index.WindowLocation | None = None
-    negative: window_index.WindowLocation | None = None
-
-
-def draw_triplets(
-    slots: range,
-    constraints: tuple[sampling.Constraint, ...],
-    totals: window_index.Totals,
-    load_bucket: Callable[[int], window_index.Bucket],
-    seed: int,
-) -> list[_Draw]:
-    """Decides the windows of each slot, holding one bucket of the index at a time.
-
-    Slots take the constraints in turn, so that each gets an equal share.
-    """
-    draws: list[_Draw] = []
-    keys = [sampling.stable_hash(seed, repr(constraint), "anchors") for constraint in constraints]
-    by_anchor_bucket: dict[int, list[tuple[_Draw, int]]] = {}
-    for slot in slots:
-        constraint_slot, number = divmod(slot, len(constraints))
-        starts = totals.anchor_starts[number]
-        rank = sampling.slot_anchor(constraint_slot, int(starts[-1]), keys[number])
-        bucket, rank_in_bucket = window_index.find(starts, rank)
-        rng = sampling.random_generator(seed, repr(constraints[number]), constraint_slot)
-        draws.append(_Draw(number, constraints[number], rng))
-        by_anchor_bucket.setdefault(bucket, []).append((draws[-1], rank_in_bucket))
-
-    by_negative_bucket: dict[int, list[tuple[_Draw, int]]] = {}
-    for number, members in sorted(by_anchor_bucket.items()):
-        bucket, bucket_start = load_bucket(number), int(totals.window_starts[number])
-        for draw, rank in members:
-            negative = _draw_windows(draw, bucket, rank, bucket_start, totals.num_windows)
-            negative_bucket, window = window_index.find(totals.window_starts, negative)
-            by_negative_bucket.setdefault(negative_bucket, []).append((draw, window))
-
-    for number, members in sorted(by_negative_bucket.items()):
-        bucket = load_bucket(number)
-        for draw, window in members:
-            draw.negative = bucket.location(window)
-    return draws
-
-
-def _draw_windows(
-    draw: _Draw, bucket: window_index.Bucket, rank: int, bucket_start: int, num_windows: int
-) -> int:
-    """Sets anchor and positive; returns the global index of the negative."""
-    anchor = bucket.anchor(draw.constraint_number, rank)
-    start, end = bucket.recording_range(anchor)
-    start_seconds = bucket.window_start_seconds[start:end]
-    positive = start + draw.constraint.draw_positive(start_seconds, anchor - start, draw.rng)
-    draw.anchor, draw.positive = bucket.location(anchor), bucket.location(positive)
-    return sampling.draw_outside(
-        draw.rng, num_windows=num_windows, own_start=bucket_start + start, own_count=end - start
-    )
-
-
-def encode_draw(draw: _Draw, reader: window_index.WindowReader, mel_params: mel.MelParams) -> bytes:
-    """Reads the windows of a draw, alters the positive as its constraint says, and serialises."""
-    locations = (draw.anchor, draw.positive, draw.negative)
-    windows = [reader.read(location) for location in locations]
-    anchor, positive, negative = (
-        examples.decode_mel_energy(window, mel_params.mel_bins) for window in windows
-    )
-    altered = draw.constraint.alter_positive(anchor, positive, negative, draw.rng)
-    if altered is not positive:
-        windows[1] = examples.encode_mel_energy(altered)
-    refs = tuple(location.ref for location in locations)
-    return examples.encode_triplet(tuple(windows), refs, draw.constraint.name)
 
 
 class _WriteShard(beam.DoFn):
@@ -134,11 +52,14 @@ class _WriteShard(beam.DoFn):
         settings = self._settings
         name = f"triplets-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
         progress = job_output.WorkerProgress(settings.pending_path, name)
-        slots = shard_slots(number, settings.num_shards, settings.count)
-        draws = draw_triplets(slots, settings.constraints, self._totals, self._load_bucket, settings.seed)
+        slots = shard_slots(number, settings.num_shards, settings.plan.count)
+        draws = drawing.draw_triplets(
+            slots, settings.plan, self._totals, self._load_bucket, settings.mel_params.context_frames
+        )
         with job_output.shard_writer(settings.pending_path, name) as writer:
             for draw in draws:
-                writer.write(encode_draw(draw, self._reader, settings.mel_params))
+                energies = [self._reader.read(location) for location in draw.locations]
+                writer.write(drawing.encode_draw(draw, settings.plan, energies, settings.mel_params.mel_bins))
                 progress.add(triplets=1)
         progress.write()
         shard = job_output.finished_shard(settings.pending_path, name, len(slots))
@@ -164,18 +85,32 @@ class SampleTriplets(beam.PTransform):
         )
 
 
-def _require_possible(totals: window_index.Totals, constraints, clips: str) -> None:
-    if totals.num_recordings < 2:
-        raise job_output.JobError(
-            f"{clips} has {totals.num_recordings} recording(s) with at least one window, so no negative "
-            "from another recording can exist; expected at least 2 (are the values of recording_id right?)."
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a job would write: triplets by constraint, bytes and files."""
+
+    counts: dict[str, int]
+    num_bytes: int
+    num_shards: int
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{count:,} {constraint}" for constraint, count in self.counts.items())
+        return (
+            f"{sum(self.counts.values()):,} triplets ({shown}), about {self.num_bytes / 1e9:.3g} GB "
+            f"in {self.num_shards:,} files; nothing was written"
         )
-    for constraint, starts in zip(constraints, totals.anchor_starts, strict=True):
-        if not starts[-1]:
-            raise job_output.JobError(
-                f"no window of {clips} can be an anchor under {constraint}: no recording has two windows "
-                "that near; expected longer recordings or a larger gap."
-            )
+
+
+def _estimate(
+    constraints: Sequence[str], plan: drawing.Plan, mel_params: mel.MelParams, num_shards: int
+) -> Estimate:
+    """The size of a set, from the size of one record with ids of 24 characters."""
+    window = bytes(mel_params.context_frames * mel_params.mel_bins * 2)
+    ref = examples.WindowRef("c" * 24, "r" * 24, 0.0)
+    record = examples.encode_triplet((window,) * 3, (ref,) * 3, plan.constraints[0].name)
+    # Each record has its length and two checksums before and behind it.
+    num_bytes = plan.count * (len(record) + 16)
+    return Estimate(dict(zip(constraints, plan.counts, strict=True)), num_bytes, num_shards)
 
 
 def sample_triplets(
@@ -184,65 +119,71 @@ def sample_triplets(
     *,
     constraints: tuple[str, ...] = ("proximity:10",),
     count: int = 20000,
+    shares: tuple[float, ...] = (),
     exclude_folds: tuple[str, ...] = (),
     seed: int = 0,
     num_shards: int = 0,
+    allow_repeats: bool = False,
+    dry_run: bool = False,
     overwrite: bool = False,
     runner: str = "local",
     num_workers: int = 0,
     worker_mode: str = "threads",
     beam_flags: tuple[str, ...] = (),
-) -> examples.DatasetInfo:
+) -> examples.DatasetInfo | Estimate:
     """Samples triplets from clip examples under semantic constraints.
 
-    Negatives come from another recording. The same input, parameters and seed give the same records on
-    any runner. Flags that are not of this job go to Apache Beam.
+    The constraints of the 2018 paper, each with its default: `labels` (explicit labels, every class as
+    often), `noise:0.5` (standard deviation), `translation:10` (most mel bins up or down; any time shift),
+    `mixing:0.25` (weight of the negative), `proximity:10` (seconds between anchor and positive, less than).
+    Negatives come from another recording; no triplet comes twice unless repeats are allowed. The same
+    input, parameters and seed give the same records on any runner. Sets merge by listing their folders.
+    Flags that are not of this job go to Apache Beam.
 
     Args:
       clips: the folder of clip examples that the job `examples` made.
       output: the folder to make.
-      constraints: constraints in equal shares; `proximity:SECONDS` takes anchor and positive from one
-        recording, starting less than so many seconds apart.
-      count: how many triplets, exactly.
+      constraints: one or more, each `name:parameter`, with spaces or commas between.
+      count: how many triplets in all, exactly.
+      shares: how the count is shared among the constraints; equally without.
       exclude_folds: folds to leave out, because they are for testing.
       seed: what every random draw depends on.
       num_shards: files to write; 0 for one per 2048 triplets.
+      allow_repeats: where the count is more than there are different triplets, let some come again.
+      dry_run: only say how many triplets, bytes and files it would be.
       overwrite: replace a finished output.
       runner: `local`, or a Beam runner by name, such as DataflowRunner.
       num_workers: workers on this machine, 0 for one a core.
       worker_mode: `threads` or `processes`.
 
     Returns:
-      The sidecar of the set.
+      The sidecar of the set, or the estimate of a dry run.
 
     Raises:
       DatasetError: the clips are missing, incomplete or damaged; ValueError: a parameter is out of range;
-      JobError: no triplet can exist, the output exists, or the pipeline failed.
+      ImpossibleError: the clips cannot give these triplets; JobError: the output exists, or the pipeline
+      failed.
     """
     if count < 1 or num_shards < 0:
         raise ValueError(f"count must be at least 1 and num_shards at least 0, got {count} and {num_shards}.")
-    parsed = tuple(sampling.parse_constraint(text) for text in constraints)
-    if not parsed or len(set(parsed)) < len(parsed):
-        raise ValueError(
-            f"constraints must be at least one, each another, got {list(constraints)}; "
-            "name each once, such as proximity:10."
-        )
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     examples.require_folds(info, exclude_folds, clips)
+    plan = drawing.make_plan(info, constraints, count, shares, seed)
+    texts = [sampling.constraint_text(constraint) for constraint in plan.constraints]
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
     )
     num_shards = num_shards or -(-count // _TRIPLETS_PER_SHARD)
+    if dry_run:
+        return _estimate(texts, plan, info.mel_params, num_shards)
     with job_output.pending_output(output, overwrite=overwrite) as pending:
-        settings = _Settings(
-            pending.path, tuple(os.path.join(clips, shard.name) for shard in info.shards),
-            info.mel_params, parsed, count, num_shards, seed,
-        )  # fmt: skip
+        clip_paths = tuple(os.path.join(clips, shard.name) for shard in info.shards)
+        settings = _Settings(pending.path, clip_paths, info.mel_params, plan, num_shards)
         totals = window_index.build_index(
-            clips, info, pending,
-            constraints=parsed, exclude_folds=exclude_folds, options=options,
-        )  # fmt: skip
-        _require_possible(totals, parsed, clips)
+            clips, info, pending, plan=plan, exclude_folds=exclude_folds, options=options
+        )
+        num_frames = info.mel_params.context_frames
+        drawing.require_possible(plan, totals, num_frames, clips, allow_repeats=allow_repeats)
         with job_output.progress_bar(pending, description="triplets", total=count, unit="triplets"):
             running.run_pipeline(
                 lambda pipeline: (
@@ -260,8 +201,8 @@ def sample_triplets(
             num_windows=3 * count,
             folds=tuple(fold for fold in info.folds if fold not in exclude_folds),
             parameters={
-                "constraints": list(constraints),
-                "count": count,
+                "constraints": texts,
+                "counts": list(plan.counts),
                 "exclude_folds": list(exclude_folds),
                 "seed": seed,
             },

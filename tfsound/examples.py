@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -283,6 +283,10 @@ def encode_triplet(
     windows: tuple[bytes, bytes, bytes],
     refs: tuple[WindowRef, WindowRef, WindowRef],
     constraint: str,
+    *,
+    is_minable: bool = True,
+    label: str = "",
+    negative_labels: tuple[str, ...] = (),
 ) -> bytes:
     """A `tf.train.Example` of anchor, positive, negative.
 
@@ -291,8 +295,16 @@ def encode_triplet(
       refs: where each comes from. The recordings let a batch tell which of its negatives may serve
         which anchor.
       constraint: the semantic constraint that vouches for it, such as `proximity`.
+      is_minable: whether another negative may take the place of its own.
+      label: what anchor and positive share under explicit labels.
+      negative_labels: what the negative is labelled with; it serves no anchor whose `label` is among them.
     """
-    fields = {"constraint": constraint}
+    fields = {
+        "constraint": constraint,
+        "is_minable": int(is_minable),
+        "label": label,
+        "negative_labels": negative_labels,
+    }
     for role, window, ref in zip(("anchor", "positive", "negative"), windows, refs, strict=True):
         fields[role] = window
         fields[f"{role}_clip_id"] = ref.clip_id
@@ -308,6 +320,16 @@ def _shard_paths(directories: list[str], infos: list[DatasetInfo]) -> list[str]:
     return [
         os.path.join(directory, shard.name)
         for directory, info in zip(directories, infos, strict=True)
+        for shard in info.shards
+        if shard.num_examples
+    ]
+
+
+def _shard_weights(infos: list[DatasetInfo], weights: Sequence[float]) -> list[float]:
+    """The weight of each of `_shard_paths`."""
+    return [
+        weight
+        for info, weight in zip(infos, weights, strict=True)
         for shard in info.shards
         if shard.num_examples
     ]
@@ -358,6 +380,13 @@ def read_triplet_infos(
     return mel_params, sum(info.num_examples for info in infos)
 
 
+_NO_LABEL, _NO_NEGATIVE_LABEL = -2, -1
+
+
+def _fingerprint(strings: tf.Tensor) -> tf.Tensor:
+    return tf.strings.to_hash_bucket_fast(strings, 2**62)
+
+
 def parse_triplets(records: tf.Tensor, mel_params: mel.MelParams) -> dict[str, tf.Tensor]:
     """Parses a batch of serialised triplets.
 
@@ -366,19 +395,31 @@ def parse_triplets(records: tf.Tensor, mel_params: mel.MelParams) -> dict[str, t
 
     Returns:
       `anchor`, `positive`, `negative`: log-mel, float32, (batch, context_frames, mel_bins);
-      `anchor_recording`, `negative_recording`: int64, (batch,), fingerprints of the recording ids.
+      `anchor_recording`, `negative_recording`: int64, (batch,), fingerprints of the recording ids;
+      `is_minable`: bool, (batch,);
+      `anchor_label`: int64, (batch,), the fingerprint of what anchor and positive share, -2 for nothing;
+      `negative_labels`: int64, (batch, n), fingerprints of the negative's labels, padded with -1.
     """
-    strings = ("anchor", "positive", "negative", "anchor_recording_id", "negative_recording_id")
-    parsed = tf.io.parse_example(records, {name: tf.io.FixedLenFeature([], tf.string) for name in strings})
+    roles = ("anchor", "positive", "negative")
+    strings = (*roles, "anchor_recording_id", "negative_recording_id", "label")
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in strings}
+    features["is_minable"] = tf.io.FixedLenFeature([], tf.int64)
+    features["negative_labels"] = tf.io.RaggedFeature(tf.string)
+    parsed = tf.io.parse_example(records, features)
     shape = [-1, mel_params.context_frames, mel_params.mel_bins]
     batch = {
         role: mel.log_mel(
             tf.reshape(tf.io.decode_raw(parsed[role], tf.float16, little_endian=True), shape), mel_params
         )
-        for role in ("anchor", "positive", "negative")
+        for role in roles
     }
     for role in ("anchor", "negative"):
-        batch[f"{role}_recording"] = tf.strings.to_hash_bucket_fast(parsed[f"{role}_recording_id"], 2**62)
+        batch[f"{role}_recording"] = _fingerprint(parsed[f"{role}_recording_id"])
+    batch["is_minable"] = tf.cast(parsed["is_minable"], tf.bool)
+    no_label = tf.constant(_NO_LABEL, tf.int64)
+    batch["anchor_label"] = tf.where(parsed["label"] == "", no_label, _fingerprint(parsed["label"]))
+    negative_labels = tf.ragged.map_flat_values(_fingerprint, parsed["negative_labels"])
+    batch["negative_labels"] = negative_labels.to_tensor(tf.constant(_NO_NEGATIVE_LABEL, tf.int64))
     return batch
 
 
@@ -387,6 +428,7 @@ def triplet_dataset(
     *,
     batch_size: int,
     mel_params: mel.MelParams | None = None,
+    weights: Sequence[float] = (),
     seed: int = 0,
     first_batch: int = 0,
     shuffle_block: int = 1024,
@@ -399,41 +441,55 @@ def triplet_dataset(
 
     Args:
       directories: triplet sets of the same mel parameters; merging is listing.
+      weights: one a set, for the loss; 1 each without.
       first_batch: where to start: the batch that an uninterrupted stream would give next.
 
     Returns:
-      A data set of `parse_triplets` batches.
+      A data set of `parse_triplets` batches, with `weight`: float32, (batch,), that of each triplet's set.
 
     Raises:
-      DatasetError, ValueError: see `read_triplet_infos`; also a batch size below 1.
+      DatasetError, ValueError: see `read_triplet_infos`; also a batch size below 1, or a number of weights
+        that is not that of the sets.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    weights = weights or [1.0] * len(directories)
+    if len(weights) != len(directories):
+        raise ValueError(f"weights must be one a set of triplets, {len(directories)}, got {len(weights)}.")
     mel_params, num_triplets = read_triplet_infos(directories, mel_params)
     infos = [read_dataset_info(directory, kind=TRIPLETS) for directory in directories]
     paths = tf.constant(_shard_paths(directories, infos))
+    path_weights = tf.constant(_shard_weights(infos, weights), tf.float32)
     first_epoch, records_done = divmod(first_batch * batch_size, num_triplets)
+
+    def weighted_records(path: tf.Tensor, weight: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.TFRecordDataset(path).map(lambda record: (record, weight))
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        shuffled = tf.random.experimental.stateless_shuffle(paths, seed=key)
+        order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(paths)), seed=key)
+        shuffled = tf.gather(paths, order), tf.gather(path_weights, order)
         records = tf.data.Dataset.from_tensor_slices(shuffled).interleave(
-            tf.data.TFRecordDataset, cycle_length=8, block_length=1, num_parallel_calls=2, deterministic=True
+            weighted_records, cycle_length=8, block_length=1, num_parallel_calls=2, deterministic=True
         )
 
-        def shuffled_block(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
+        def shuffled_block(number: tf.Tensor, block: tuple[tf.Tensor, tf.Tensor]) -> tuple:
             block_key = tf.random.experimental.stateless_fold_in(key, number)
-            return tf.random.experimental.stateless_shuffle(block, seed=block_key)
+            order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(block[0])), seed=block_key)
+            return tuple(tf.gather(part, order) for part in block)
 
         # Blocks, each shuffled by a key of its own: `Dataset.shuffle` takes no seed that differs by epoch.
         blocks = records.batch(shuffle_block).enumerate().map(shuffled_block, num_parallel_calls=2)
         return blocks.unbatch()
+
+    def parse(records: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
+        return parse_triplets(records, mel_params) | {"weight": weight}
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
     return (
         epochs.flat_map(one_epoch)
         .skip(records_done)
         .batch(batch_size, drop_remainder=True)
-        .map(lambda records: parse_triplets(records, mel_params), num_parallel_calls=2)
+        .map(parse, num_parallel_calls=2)
         .prefetch(2)
     )

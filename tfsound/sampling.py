@@ -1,17 +1,24 @@
 """Which windows make a triplet: the semantic constraints and the draws behind them.
 
-A constraint says which windows may be anchors, which window of the anchor's recording is the positive,
-and (for the constraints that alter energies) what is done to it. All randomness is passed in.
+A constraint says which windows may be anchors, which window the positive is, or is made of, and what is
+done to its energies. All randomness is passed in, as a generator or as the number of a choice, so that a
+permutation of those numbers draws without repeats.
 
 Conventions: windows of one recording are ordered by start time; `start_seconds` is float64,
-(num_windows,). All windows of a data set have a global index, recordings one after another, so a window
-"of another recording" is an index outside the anchor recording's own range.
+(num_windows,). Energies are mel energies, not logarithms, (frames, mel_bins): time first. All windows of a
+data set have a global index, recordings one after another, so a window "of another recording" is an index
+outside the anchor recording's own range.
 
 Source: Jansen et al. 2018, section 3.2.
 """
 
+import bisect
 import dataclasses
 import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -67,50 +74,238 @@ def permuted_index(index: int, size: int, key: int) -> int:
             return index
 
 
-def slot_anchor(slot: int, num_anchors: int, key: int) -> int:
-    """The rank of the anchor that a slot (the number of a triplet in its set) uses.
+def slot_anchor(slot: int, num_anchors: int, key: int) -> tuple[int, int]:
+    """(times that the anchor was used by earlier slots, its rank): the anchor of a slot of a constraint.
 
     Every anchor is used once, in a pseudo-random order, before one is used again; so a set of any exact
     size uses each anchor equally often, give or take one.
     """
-    return permuted_index(slot % num_anchors, num_anchors, key)
+    times_used, index = divmod(slot, num_anchors)
+    return times_used, permuted_index(index, num_anchors, key)
 
 
-def draw_outside(rng: np.random.Generator, *, num_windows: int, own_start: int, own_count: int) -> int:
-    """A window drawn uniformly from all windows but those of one recording.
+def choose(number: int, sizes: Sequence[int], key: int) -> list[int]:
+    """Choice number `number` of the combinations of ranges of these sizes, in a pseudo-random order.
 
-    Args:
-      num_windows: all windows of the data set.
-      own_start, own_count: the recording's range of global indices.
+    Each combination comes once before one comes again.
 
-    Raises:
-      ValueError: there is no window outside.
+    Returns:
+      An index for each range.
     """
-    num_others = num_windows - own_count
-    if num_others < 1:
-        raise ValueError(
-            "every window is of one recording, so no negative can exist; expected at least two recordings "
-            "(are recording_id values set as they should be?)."
-        )
-    index = int(rng.integers(num_others))
+    total = math.prod(sizes)
+    rest = permuted_index(number % total, total, key)
+    indices = []
+    for size in sizes:
+        rest, index = divmod(rest, size)
+        indices.append(index)
+    return indices
+
+
+def outside(index: int, *, own_start: int, own_count: int) -> int:
+    """The global index of window number `index` among those not in [own_start, own_start + own_count)."""
     return index if index < own_start else index + own_count
 
 
+def slot_source(slot: int, counts: Sequence[int], key: int) -> tuple[int, int]:
+    """The constraint that a slot takes, and the slot's number among that constraint's.
+
+    Constraint k gets exactly `counts[k]` of the slots of range(sum(counts)), in a pseudo-random order.
+    """
+    ends = list(itertools.accumulate(counts))
+    place = permuted_index(slot, ends[-1], key)
+    source = bisect.bisect_right(ends, place)
+    return source, place - (ends[source] - counts[source])
+
+
+def split_count(count: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """Whole numbers that add up to `count`, in proportion to `shares` (largest remainders first).
+
+    Raises:
+      ValueError: a share that is negative or not finite, or shares of which all are 0.
+    """
+    total = sum(shares)
+    if not all(0 <= share < math.inf for share in shares) or not 0 < total < math.inf:
+        raise ValueError(f"shares must be finite and at least 0, not all 0, got {list(shares)}.")
+    exact = [count * Fraction(share) / Fraction(total) for share in shares]
+    counts = [math.floor(value) for value in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda index: (counts[index] - exact[index], index))
+    for index in by_remainder[: count - sum(counts)]:
+        counts[index] += 1
+    return tuple(counts)
+
+
+# What the constraints do to energies, an equation each.
+
+
+def noisy(energies: np.ndarray, noise_stddev: float, rng: np.random.Generator) -> np.ndarray:
+    """Scales every cell up at random: `x_tf (1 + |eps_tf|)`, `eps_tf ~ N(0, noise_stddev^2)`.
+
+    Cells without energy, and so silent windows, stay as they are.
+
+    Args:
+      energies: (frames, mel_bins).
+
+    Returns:
+      float32, (frames, mel_bins).
+
+    Source: Jansen et al. 2018, section 3.2.2.
+    """
+    noise = rng.standard_normal(energies.shape, np.float32)
+    return energies * (1 + np.abs(np.float32(noise_stddev) * noise))
+
+
+def translated(energies: np.ndarray, time_shift: int, frequency_shift: int) -> np.ndarray:
+    """Shifts in a circle through time, and up (or, if negative, down) in frequency: `Trunc_S(Circ_T(x))`.
+
+    Bins that nothing is shifted into have zero energy; what is shifted out is lost.
+
+    Args:
+      energies: (frames, mel_bins).
+      time_shift: frames; what leaves at the end comes in at the start.
+      frequency_shift: mel bins, less than there are.
+
+    Source: Jansen et al. 2018, section 3.2.3.
+    """
+    rolled = np.roll(energies, time_shift, axis=0)
+    shifted = np.zeros_like(rolled)
+    if frequency_shift >= 0:
+        shifted[:, frequency_shift:] = rolled[:, : rolled.shape[1] - frequency_shift]
+    else:
+        shifted[:, :frequency_shift] = rolled[:, -frequency_shift:]
+    return shifted
+
+
+def mixed(anchor: np.ndarray, negative: np.ndarray, mixing_weight: float) -> np.ndarray:
+    """Adds the negative to the anchor at a share of its energy: `x_a + alpha [E(x_a) / E(x_n)] x_n`.
+
+    `E` is the total energy of a window. A silent anchor stays silent, and a silent negative adds nothing.
+
+    Args:
+      anchor, negative: (frames, mel_bins).
+
+    Returns:
+      float32, (frames, mel_bins).
+
+    Source: Jansen et al. 2018, section 3.2.4.
+    """
+    anchor_energy, negative_energy = anchor.sum(dtype=np.float64), negative.sum(dtype=np.float64)
+    if negative_energy == 0:
+        return anchor.astype(np.float32)
+    gain = mixing_weight * anchor_energy / negative_energy
+    return (anchor + gain * negative.astype(np.float64)).astype(np.float32)
+
+
 class Constraint(Protocol):
-    """What the `triplets` job needs of a constraint; the negative is always of another recording."""
+    """A constraint within a recording; the negative is always of another recording.
+
+    `name` is what examples are marked with; `is_minable` says whether another negative may take the place
+    of a triplet's own (section 3.1).
+    """
 
     name: str
+    is_minable: bool
 
-    def anchors(self, start_seconds: np.ndarray) -> np.ndarray:
-        """Which windows of a recording may be anchors: bool, (num_windows,)."""
+    def num_positives(self, start_seconds: np.ndarray, anchor: int | np.ndarray) -> int | np.ndarray:
+        """How many windows may be the positive of a window, or of each of several; 0: it is no anchor."""
 
-    def draw_positive(self, start_seconds: np.ndarray, anchor: int, rng: np.random.Generator) -> int:
-        """The index of the window that the positive is, or is made of."""
+    def positive_window(self, start_seconds: np.ndarray, anchor: int, choice: int) -> int:
+        """The window that choice number `choice` of an anchor's positives is, or is made of."""
 
-    def alter_positive(
-        self, anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
-        """The positive's energies, (context_frames, mel_bins), given those of the three windows."""
+    def num_alterations(self, num_frames: int) -> int | None:
+        """In how many ways a positive can be altered; None for any number of ways, never twice the same."""
+
+    def alter_positive(self, positive: np.ndarray, negative: np.ndarray, alteration: int) -> np.ndarray:
+        """The positive's energies, (frames, mel_bins), by the number of an alteration."""
+
+
+class _OfAnchor:
+    """A constraint whose positive is made of the anchor itself."""
+
+    is_minable = True
+
+    def num_positives(self, start_seconds: np.ndarray, anchor: int | np.ndarray) -> int | np.ndarray:
+        return np.ones_like(anchor)
+
+    def positive_window(self, start_seconds: np.ndarray, anchor: int, choice: int) -> int:
+        return anchor
+
+    def num_alterations(self, num_frames: int) -> int | None:
+        return 1
+
+
+def _require_number(name: str, value: float, *, positive: bool) -> None:
+    if not (math.isfinite(value) and (value > 0 or (value == 0 and not positive))):
+        expected = "positive" if positive else "at least 0"
+        raise ValueError(f"{name} must be a finite number, {expected}, got {value}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise(_OfAnchor):
+    """The positive is the anchor with noise on every cell: `noisy`.
+
+    Source: Jansen et al. 2018, section 3.2.2.
+    """
+
+    noise_stddev: float = 0.5
+    name = "noise"
+
+    def __post_init__(self):
+        _require_number("noise_stddev", self.noise_stddev, positive=True)
+
+    def num_alterations(self, num_frames: int) -> int | None:
+        return None
+
+    def alter_positive(self, positive, negative, alteration) -> np.ndarray:
+        return noisy(positive, self.noise_stddev, random_generator(alteration))
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation(_OfAnchor):
+    """The positive is the anchor shifted in time and frequency: `translated`.
+
+    Time shifts are uniform on [0, T - 1] frames, T those of the window; frequency shifts are uniform on
+    [-S, S] mel bins, S = `max_frequency_shift_bins`.
+
+    Source: Jansen et al. 2018, section 3.2.3.
+    """
+
+    max_frequency_shift_bins: int = 10
+    name = "translation"
+
+    def __post_init__(self):
+        _require_number("max_frequency_shift_bins", self.max_frequency_shift_bins, positive=False)
+        if self.max_frequency_shift_bins != int(self.max_frequency_shift_bins):
+            raise ValueError(
+                f"max_frequency_shift_bins must be a whole number, got {self.max_frequency_shift_bins}."
+            )
+        object.__setattr__(self, "max_frequency_shift_bins", int(self.max_frequency_shift_bins))
+
+    def num_alterations(self, num_frames: int) -> int | None:
+        return num_frames * (2 * self.max_frequency_shift_bins + 1)
+
+    def alter_positive(self, positive, negative, alteration) -> np.ndarray:
+        frequency_shift, time_shift = divmod(alteration, len(positive))
+        return translated(positive, time_shift, frequency_shift - self.max_frequency_shift_bins)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing(_OfAnchor):
+    """The positive is the anchor with the negative mixed in: `mixed`.
+
+    Its negative is part of the positive, so no other may take its place.
+
+    Source: Jansen et al. 2018, section 3.2.4.
+    """
+
+    mixing_weight: float = 0.25
+    name = "mixing"
+    is_minable = False
+
+    def __post_init__(self):
+        _require_number("mixing_weight", self.mixing_weight, positive=True)
+
+    def alter_positive(self, positive, negative, alteration) -> np.ndarray:
+        return mixed(positive, negative, self.mixing_weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +320,7 @@ class Proximity:
 
     max_time_gap_seconds: float = 10.0
     name = "proximity"
+    is_minable = True
 
     def __post_init__(self):
         if not self.max_time_gap_seconds > 0:
@@ -136,32 +332,81 @@ class Proximity:
         last = start_seconds.searchsorted(time + self.max_time_gap_seconds, side="left")
         return first, last  # the windows in [first, last) are near, the anchor among them
 
-    def anchors(self, start_seconds: np.ndarray) -> np.ndarray:
-        first, last = self._near(start_seconds, np.arange(len(start_seconds)))
-        return last - first > 1
-
-    def draw_positive(self, start_seconds: np.ndarray, anchor: int, rng: np.random.Generator) -> int:
+    def num_positives(self, start_seconds: np.ndarray, anchor: int | np.ndarray) -> int | np.ndarray:
         first, last = self._near(start_seconds, anchor)
-        index = int(rng.integers(first, last - 1))
-        return index if index < anchor else index + 1
+        return last - first - 1
 
-    def alter_positive(
-        self, anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def positive_window(self, start_seconds: np.ndarray, anchor: int, choice: int) -> int:
+        first, _ = self._near(start_seconds, anchor)
+        return outside(int(first) + choice, own_start=anchor, own_count=1)
+
+    def num_alterations(self, num_frames: int) -> int | None:
+        return 1
+
+    def alter_positive(self, positive, negative, alteration) -> np.ndarray:
         return positive
 
 
-def parse_constraint(text: str) -> Constraint:
-    """A constraint from `name:parameter`, such as `proximity:10`; the parameter has a default.
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Anchor and positive have a label in common, which the negative does not have.
+
+    Every class gets an equal number of triplets, however many windows it has. The negative is of another
+    recording, too.
+
+    Source: Jansen et al. 2018, section 3.2.1.
+    """
+
+    name = "labels"
+    is_minable = True
+
+
+_CONSTRAINTS = {kind.name: kind for kind in (Labels, Noise, Translation, Mixing, Proximity)}
+
+
+def parse_constraint(text: str) -> Constraint | Labels:
+    """A constraint from `name:parameter`, such as `proximity:10`; the parameter has the paper's default.
 
     Raises:
       ValueError: an unknown name, or a parameter that is no number or out of range.
     """
-    known = {"proximity": Proximity}
     name, _, parameter = text.partition(":")
-    if name not in known:
-        raise ValueError(f"constraint must be one of {sorted(known)}, got {name!r}.")
+    if name not in _CONSTRAINTS:
+        raise ValueError(f"constraint must be one of {sorted(_CONSTRAINTS)}, got {name!r}.")
+    if parameter and name == Labels.name:
+        raise ValueError(f"constraint {text!r}: labels takes no parameter.")
     try:
-        return known[name](float(parameter)) if parameter else known[name]()
+        return _CONSTRAINTS[name](float(parameter)) if parameter else _CONSTRAINTS[name]()
     except ValueError as error:
         raise ValueError(f"constraint {text!r}: {error}") from error
+
+
+def constraint_text(constraint: Constraint | Labels) -> str:
+    """The inverse of `parse_constraint`."""
+    return ":".join([constraint.name, *(f"{value:g}" for value in dataclasses.astuple(constraint))])
+
+
+def parse_constraints(texts: Sequence[str]) -> tuple[Constraint | Labels, ...]:
+    """Constraints from texts that hold one, or several joined by commas.
+
+    Raises:
+      ValueError: see `parse_constraint`; also none at all, or one twice.
+    """
+    parsed = tuple(parse_constraint(text) for joined in texts for text in joined.split(","))
+    if not parsed or len(set(parsed)) < len(parsed):
+        raise ValueError(
+            f"constraints must be at least one, each another, got {list(texts)}; "
+            "name each once, such as proximity:10."
+        )
+    return parsed
+
+
+def require_fits(constraints: Sequence[Constraint | Labels], mel_bins: int) -> None:
+    """Raises: ValueError for a frequency shift that leaves nothing of a window."""
+    for constraint in constraints:
+        shift = getattr(constraint, "max_frequency_shift_bins", 0)
+        if shift >= mel_bins:
+            raise ValueError(
+                f"max_frequency_shift_bins must be less than the {mel_bins} mel bins, got {shift}: "
+                "nothing of a window would be left."
+            )
