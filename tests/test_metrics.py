@@ -98,6 +98,66 @@ def test_average_precision_errors(targets, scores, message):
         metrics.average_precision(np.array(targets), np.array(scores))
 
 
+def test_mean_average_precision_by_hand():
+    # First class: hit, miss, hit: (1 + 2/3) / 2. Second: all tied, 1 of 3. Third: none. Fourth: everywhere.
+    labels = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1]], bool)
+    scores = np.array([[3.0, 0.5, 1.0, 1.0], [2.0, 0.5, 2.0, 2.0], [1.0, 0.5, 3.0, 3.0]])
+    result = metrics.mean_average_precision(labels, scores, ["a", "b", "c", "d"])
+    np.testing.assert_allclose(result.per_class, [5 / 6, 1 / 3, np.nan, 1])
+    assert result.mean == pytest.approx((5 / 6 + 1 / 3 + 1) / 3)
+    assert result.chance == pytest.approx((2 / 3 + 1 / 3 + 1) / 3)
+    assert result.num_positives.tolist() == [2, 1, 0, 3]
+    assert (result.num_segments, result.num_classes_scored) == (3, 3)
+    assert result.class_names == ("a", "b", "c", "d")
+    assert str(result) == "mAP 0.722 over 3 of 4 classes (chance 0.667; 3 segments)"
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_segments=st.integers(1, 30),
+    num_classes=st.integers(0, 6),
+    levels=st.sampled_from([2, 5, 1000]),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64, np.int64]),
+)
+def test_mean_average_precision_matches_scikit_learn(seed, num_segments, num_classes, levels, dtype):
+    rng = np.random.default_rng(seed)
+    labels = rng.random((num_segments, num_classes)) < 0.3
+    scores = rng.integers(-levels, levels, size=labels.shape).astype(dtype)
+    result = metrics.mean_average_precision(labels, scores)
+    np.testing.assert_array_equal(np.isnan(result.per_class), ~labels.any(axis=0))
+    scored = np.flatnonzero(labels.any(axis=0))
+    assert result.num_classes_scored == len(scored)
+    expected = [average_precision_score(labels[:, index], scores[:, index]) for index in scored]
+    np.testing.assert_allclose(result.per_class[scored], expected, atol=1e-12)
+    np.testing.assert_allclose(result.mean, np.mean(expected) if expected else np.nan, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (4, 2)])
+def test_mean_average_precision_without_a_positive_is_nan(shape):
+    result = metrics.mean_average_precision(np.zeros(shape, bool), np.ones(shape))
+    assert np.isnan([result.mean, result.chance]).all()
+    assert np.isnan(result.per_class).all()
+    assert (len(result.per_class), result.num_classes_scored) == (shape[1], 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "names", "message"),
+    [
+        (np.ones((3, 2), bool), np.ones((3, 1)), None, r"shape of labels, \(3, 2\), got \(3, 1\)"),
+        (np.ones((3, 2), bool), np.ones((2, 2)), None, r"labels must be bool .* with 2 segments"),
+        (np.ones((3, 2), bool), 1.0, None, r"labels must be bool .* with 0 segments"),
+        (np.ones((3, 2)), np.ones((3, 2)), None, r"got float64 \(3, 2\)"),
+        (np.ones((3, 2), bool), np.ones((3, 2)), ["a"], "class_names must be 2"),
+        (np.eye(2, dtype=bool), [[1.0, 0.0], [0.0, np.nan]], None, "NaN first in segment 1 of class 1"),
+        (np.zeros((1, 1), bool), [[np.nan]], None, "NaN first in segment 0 of class 0"),
+    ],
+)
+def test_mean_average_precision_errors(labels, scores, names, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.mean_average_precision(labels, scores, names)
+
+
 def test_query_by_example_by_hand():
     # Present: along x and along y (distance 1). Absent: along x (distances 0 and 1).
     # Ranked: a miss, then a tied hit and miss: precision 1/3 at the only target.

@@ -330,3 +330,19 @@ def test_plots_need_no_pyplot():
     heavy = "{'matplotlib.pyplot', 'tensorflow'}"
     code = f"import sys, tfsound.plots; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_plot_sweep_shows_mean_spread_and_the_paper():
+    figure = plots.plot_sweep(
+        [0.1, 0.5], [[0.2, 0.4], [0.5]], [0.45, 0.48], parameter_name="noise_stddev", score_name="mAP"
+    )
+    ours, theirs = figure.axes
+    np.testing.assert_allclose(ours.lines[0].get_ydata().astype(float), [0.3, 0.5])
+    np.testing.assert_allclose(theirs.lines[0].get_ydata(), [0.45, 0.48])
+    assert [tick.get_text() for tick in ours.get_xticklabels()] == ["0.1", "0.5"]
+    assert ours.get_xlabel() == "noise_stddev"
+
+
+def test_plot_sweep_needs_a_score_a_value():
+    with pytest.raises(ValueError, match="equally many, got 2, 1 and 2"):
+        plots.plot_sweep([0, 1], [[0.1]], [0.2, 0.3], parameter_name="S", score_name="mAP")

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("tfsound.evaluation", "evaluate"),
     "export": ("tfsound.export.saved_model", "export"),
     "quickstart": ("tfsound.quickstart", "quickstart"),
+    "reproduce": ("tfsound.reproduction", "reproduce"),
 }
 _SUMMARIES = {
     "manifest": "list the clips of a data set on disk",
@@ -30,6 +31,7 @@ _SUMMARIES = {
     "evaluate": "score an embedding against the log-mel baseline",
     "export": "export a trained encoder as a SavedModel",
     "quickstart": "all of these, on your folder or on synthetic recordings",
+    "reproduce": "a paper's tables on a data set, its figures beside ours",
 }
 # What a job raises when its input or its surroundings are at fault; anything else is a bug.
 _EXPECTED = (ValueError, OSError, RuntimeError)

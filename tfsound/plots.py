@@ -411,6 +411,47 @@ def _draw_curves(axes: Axes, steps: np.ndarray, curves: Mapping[str, np.ndarray]
         _legend(axes, lines, ["training", "validation"])
 
 
+def plot_sweep(
+    values: Sequence[float],
+    scores: Sequence[Sequence[float]],
+    published: Sequence[float],
+    *,
+    parameter_name: str,
+    score_name: str,
+) -> Figure:
+    """Draws a score against a parameter, mean and spread over folds, beside a paper's on an axis of its own.
+
+    Args:
+        values: (n,), of the parameter, drawn at equal distances.
+        scores: (n, folds).
+        published: (n,), the paper's, on its own data set.
+        parameter_name, score_name: of the axes.
+
+    Raises:
+        ValueError: if the lengths differ.
+    """
+    if not len(values) == len(scores) == len(published):
+        raise ValueError(
+            f"values, scores and published must be equally many, got {len(values)}, {len(scores)} and "
+            f"{len(published)}."
+        )
+    figure = Figure(figsize=(7, 4.5), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(values))
+    spreads = [np.std(row, ddof=1) if len(row) > 1 else 0.0 for row in scores]
+    ours = axes.errorbar(
+        places, [np.mean(row) for row in scores], yerr=spreads, color=_BLUE, marker="o", capsize=4
+    )
+    other = axes.twinx()
+    (theirs,) = other.plot(places, published, color=_WRONG, marker="^", linestyle="--")
+    axes.set_xticks(places, [f"{value:g}" for value in values])
+    axes.set_xlabel(parameter_name)
+    axes.set_ylabel(f"{score_name}, ours", color=_BLUE)
+    other.set_ylabel(f"{score_name}, the paper's (AudioSet)", color=_WRONG)
+    axes.legend([ours, theirs], ["ours, mean ± standard deviation over folds", "the paper"], loc="best")
+    return figure
+
+
 def _legend(axes: Axes, handles: Sequence, names: Sequence[str], **place) -> None:
     # Names are set afterwards: matplotlib leaves out legend entries that start with "_".
     placeholders = [str(number) for number in range(len(names))]

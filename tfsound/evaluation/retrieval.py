@@ -1,7 +1,4 @@
-"""The papers' protocols, run on an embedding function over a set of clip examples.
-
-A segment is one clip example; its embedding is the mean over its context windows. The baseline embeds
-each log-mel window as one long vector (6,144 for 96 x 64).
+"""Query by example: are two segments of a class nearer than one of the class and one that is not?
 
 Source: Jansen et al. 2018, section 4.3.
 """
@@ -10,136 +7,23 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
 
-from tfsound import examples, mel, metrics, plots, training
+from tfsound import examples, mel, metrics, plots
+from tfsound.evaluation.segments import (
+    Embed,
+    EvaluationError,
+    Segments,
+    embed_baseline,
+    embed_segments,
+    halve,
+    label_matrix,
+    load_embed,
+)
 
 BASELINE = "log mel (baseline)"
 LEARNED = "learned embedding"
-_WINDOWS_PER_BATCH = 256
-
-# log-mel windows, float32 (windows, frames, mel_bins) -> embeddings, float32 (windows, dim)
-Embed = Callable[[np.ndarray], np.ndarray]
-
-
-class EvaluationError(ValueError):
-    """Clips that cannot answer what was asked of them; the message says why and what to do."""
-
-
-def embed_baseline(log_mel: np.ndarray) -> np.ndarray:
-    """Each window as one vector: (windows, frames, mel_bins) -> (windows, frames * mel_bins)."""
-    return log_mel.reshape(len(log_mel), -1)
-
-
-def load_embed(model: str) -> tuple[Embed, mel.MelParams]:
-    """The embedding function of a finished run, or of an exported SavedModel.
-
-    Raises:
-      TrainingError: the folder is neither; EvaluationError: a SavedModel that tfsound did not export.
-    """
-    versions = [name for name in tf.io.gfile.listdir(model) if name.isdigit()] if os.path.isdir(model) else []
-    if versions:
-        model = os.path.join(model, max(versions, key=int))
-    if os.path.exists(os.path.join(model, "saved_model.pb")):
-        return _load_saved_model(model)
-    encoder, mel_params = training.load_encoder(model)
-    return lambda log_mel: encoder(log_mel, training=False).numpy(), mel_params
-
-
-def _load_saved_model(model: str) -> tuple[Embed, mel.MelParams]:
-    mel_params_path = os.path.join(model, "assets", "mel_params.json")
-    if not os.path.exists(mel_params_path):
-        raise EvaluationError(f"{model} was not exported by tfsound: it holds no assets/mel_params.json.")
-    with open(mel_params_path) as file:
-        mel_params = mel.MelParams.from_dict(json.load(file))
-    loaded = tf.saved_model.load(model)
-    # Through `loaded`, because a signature alone does not keep its variables alive.
-    return lambda log_mel: loaded.signatures["log_mel"](log_mel=log_mel)["embedding"].numpy(), mel_params
-
-
-def clip_windows(clip: examples.Clip, mel_params: mel.MelParams) -> np.ndarray:
-    """The log-mel context windows of a clip, without overlap: float32, (windows, frames, mel_bins).
-
-    Raises:
-      EvaluationError: a clip shorter than a window.
-    """
-    num_windows = mel_params.num_windows(len(clip.mel_energy))
-    if not num_windows:
-        raise EvaluationError(f"clip {clip.clip_id!r} is shorter than a context window; leave it out.")
-    energies = clip.mel_energy[: num_windows * mel_params.context_frames].astype(np.float32)
-    log_mel = np.log(energies + np.float32(mel_params.log_offset))
-    return log_mel.reshape(num_windows, mel_params.context_frames, mel_params.mel_bins)
-
-
-@dataclasses.dataclass(frozen=True)
-class Segments:
-    """Embeddings, (segments, dim), float32, and what each segment is."""
-
-    embeddings: np.ndarray
-    clip_ids: tuple[str, ...]
-    recording_ids: tuple[str, ...]
-    labels: tuple[tuple[str, ...], ...]
-
-
-def _batches(clips: Iterable[examples.Clip], mel_params: mel.MelParams) -> Iterator[list[examples.Clip]]:
-    """The clips in lists that hold about `_WINDOWS_PER_BATCH` windows each, so that memory is bounded."""
-    held, num_windows = [], 0
-    for clip in clips:
-        held.append(clip)
-        num_windows += mel_params.num_windows(len(clip.mel_energy))
-        if num_windows >= _WINDOWS_PER_BATCH:
-            yield held
-            held, num_windows = [], 0
-    if held:
-        yield held
-
-
-def embed_segments(clips: Iterable[examples.Clip], embed: Embed, mel_params: mel.MelParams) -> Segments:
-    """Embeds the windows of each clip and averages them over the clip; clips may be a stream.
-
-    Raises:
-      EvaluationError: no clip at all, or one shorter than a context window.
-    """
-    means, descriptions = [], []
-    clips = tqdm(clips, desc="embed", unit=" clips", leave=False, mininterval=training.progress_seconds())
-    for batch in _batches(clips, mel_params):
-        windows = [clip_windows(clip, mel_params) for clip in batch]
-        ends = np.cumsum([len(clip) for clip in windows])
-        vectors_of_clips = np.split(embed(np.concatenate(windows)), ends[:-1])
-        for clip, vectors in zip(batch, vectors_of_clips, strict=True):
-            means.append(vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
-            descriptions.append((clip.clip_id, clip.recording_id, clip.labels))
-    if not means:
-        raise EvaluationError("there is no clip to embed; halves of recordings need clips of two windows.")
-    return Segments(np.stack(means), *zip(*descriptions, strict=True))
-
-
-def label_matrix(labels: Iterable[tuple[str, ...]]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Which segment has which class: bool (segments, classes), and the class names, sorted."""
-    labels = list(labels)
-    names = tuple(sorted({name for row in labels for name in row}))
-    columns = {name: column for column, name in enumerate(names)}
-    matrix = np.zeros((len(labels), len(names)), bool)
-    for row, present in enumerate(labels):
-        matrix[row, [columns[name] for name in present]] = True
-    return matrix, names
-
-
-def halve(clips: Iterable[examples.Clip], mel_params: mel.MelParams) -> Iterator[examples.Clip]:
-    """Yields each clip of at least two windows as two clips, labelled by their recording.
-
-    For sound without labels: is the other half of a recording nearer than other recordings are?
-    """
-    for clip in clips:
-        num_windows = mel_params.num_windows(len(clip.mel_energy))
-        cut = num_windows // 2 * mel_params.context_frames
-        if cut:
-            for part in (clip.mel_energy[:cut], clip.mel_energy[cut:]):
-                yield dataclasses.replace(clip, mel_energy=part, labels=(clip.recording_id,))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,166 @@
+"""What the protocols run on: clip examples as embeddings of segments, or as features of windows.
+
+A segment is one clip example; its embedding is the mean over its context windows. The baseline embeds
+each log-mel window as one long vector (6,144 for 96 x 64).
+
+Source: Jansen et al. 2018, sections 4.3 and 4.4.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfsound import examples, mel, training
+
+WINDOWS_PER_BATCH = 256
+
+# log-mel windows, float32 (windows, frames, mel_bins) -> embeddings, float32 (windows, dim)
+Embed = Callable[[np.ndarray], np.ndarray]
+
+
+class EvaluationError(ValueError):
+    """Clips that cannot answer what was asked of them; the message says why and what to do."""
+
+
+def embed_baseline(log_mel: np.ndarray) -> np.ndarray:
+    """Each window as one vector: (windows, frames, mel_bins) -> (windows, frames * mel_bins)."""
+    return log_mel.reshape(len(log_mel), -1)
+
+
+def load_embed(model: str) -> tuple[Embed, mel.MelParams]:
+    """The embedding function of a finished run, or of an exported SavedModel.
+
+    Raises:
+      TrainingError: the folder is neither; EvaluationError: a SavedModel that tfsound did not export.
+    """
+    versions = [name for name in tf.io.gfile.listdir(model) if name.isdigit()] if os.path.isdir(model) else []
+    if versions:
+        model = os.path.join(model, max(versions, key=int))
+    if os.path.exists(os.path.join(model, "saved_model.pb")):
+        return _load_saved_model(model)
+    encoder, mel_params = training.load_encoder(model)
+    return lambda log_mel: encoder(log_mel, training=False).numpy(), mel_params
+
+
+def _load_saved_model(model: str) -> tuple[Embed, mel.MelParams]:
+    mel_params_path = os.path.join(model, "assets", "mel_params.json")
+    if not os.path.exists(mel_params_path):
+        raise EvaluationError(f"{model} was not exported by tfsound: it holds no assets/mel_params.json.")
+    with open(mel_params_path) as file:
+        mel_params = mel.MelParams.from_dict(json.load(file))
+    loaded = tf.saved_model.load(model)
+    # Through `loaded`, because a signature alone does not keep its variables alive.
+    return lambda log_mel: loaded.signatures["log_mel"](log_mel=log_mel)["embedding"].numpy(), mel_params
+
+
+def clip_windows(clip: examples.Clip, mel_params: mel.MelParams) -> np.ndarray:
+    """The log-mel context windows of a clip, without overlap: float32, (windows, frames, mel_bins).
+
+    Raises:
+      EvaluationError: a clip shorter than a window.
+    """
+    num_windows = mel_params.num_windows(len(clip.mel_energy))
+    if not num_windows:
+        raise EvaluationError(f"clip {clip.clip_id!r} is shorter than a context window; leave it out.")
+    energies = clip.mel_energy[: num_windows * mel_params.context_frames].astype(np.float32)
+    log_mel = np.log(energies + np.float32(mel_params.log_offset))
+    return log_mel.reshape(num_windows, mel_params.context_frames, mel_params.mel_bins)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """Embeddings, (segments, dim), float32, and what each segment is."""
+
+    embeddings: np.ndarray
+    clip_ids: tuple[str, ...]
+    recording_ids: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+
+
+def _batches(clips: Iterable[examples.Clip], mel_params: mel.MelParams) -> Iterator[list[examples.Clip]]:
+    """The clips in lists that hold about `WINDOWS_PER_BATCH` windows each, so that memory is bounded."""
+    held, num_windows = [], 0
+    for clip in clips:
+        held.append(clip)
+        num_windows += mel_params.num_windows(len(clip.mel_energy))
+        if num_windows >= WINDOWS_PER_BATCH:
+            yield held
+            held, num_windows = [], 0
+    if held:
+        yield held
+
+
+def embedded_clips(
+    clips: Iterable[examples.Clip], embed: Embed, mel_params: mel.MelParams
+) -> Iterator[tuple[examples.Clip, np.ndarray]]:
+    """Yields each clip with the embeddings of its windows, (windows, dim); clips may be a stream.
+
+    Raises:
+      EvaluationError: a clip shorter than a context window.
+    """
+    clips = tqdm(clips, desc="embed", unit=" clips", leave=False, mininterval=training.progress_seconds())
+    for batch in _batches(clips, mel_params):
+        windows = [clip_windows(clip, mel_params) for clip in batch]
+        ends = np.cumsum([len(clip) for clip in windows])
+        vectors_of_clips = np.split(embed(np.concatenate(windows)), ends[:-1])
+        yield from zip(batch, vectors_of_clips, strict=True)
+
+
+def embed_segments(clips: Iterable[examples.Clip], embed: Embed, mel_params: mel.MelParams) -> Segments:
+    """Embeds the windows of each clip and averages them over the clip; clips may be a stream.
+
+    Raises:
+      EvaluationError: no clip at all, or one shorter than a context window.
+    """
+    means, descriptions = [], []
+    for clip, vectors in embedded_clips(clips, embed, mel_params):
+        means.append(vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
+        descriptions.append((clip.clip_id, clip.recording_id, clip.labels))
+    if not means:
+        raise EvaluationError("there is no clip to embed; halves of recordings need clips of two windows.")
+    return Segments(np.stack(means), *zip(*descriptions, strict=True))
+
+
+def label_matrix(
+    labels: Iterable[tuple[str, ...]], class_names: Sequence[str] | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Which segment has which class: bool (segments, classes), and the class names.
+
+    Args:
+      labels: of each segment.
+      class_names: (classes,), the columns; without, the classes that occur, sorted.
+
+    Raises:
+      EvaluationError: a label is not among the class names.
+    """
+    labels = list(labels)
+    occurring = {name for row in labels for name in row}
+    names = tuple(sorted(occurring) if class_names is None else class_names)
+    unknown = sorted(occurring.difference(names))
+    if unknown:
+        raise EvaluationError(
+            f"label {unknown[0]!r} is not among the {len(names)} class names; add it there."
+        )
+    columns = {name: column for column, name in enumerate(names)}
+    matrix = np.zeros((len(labels), len(names)), bool)
+    for row, present in enumerate(labels):
+        matrix[row, [columns[name] for name in present]] = True
+    return matrix, names
+
+
+def halve(clips: Iterable[examples.Clip], mel_params: mel.MelParams) -> Iterator[examples.Clip]:
+    """Yields each clip of at least two windows as two clips, labelled by their recording.
+
+    For sound without labels: is the other half of a recording nearer than other recordings are?
+    """
+    for clip in clips:
+        num_windows = mel_params.num_windows(len(clip.mel_energy))
+        cut = num_windows // 2 * mel_params.context_frames
+        if cut:
+            for part in (clip.mel_energy[:cut], clip.mel_energy[cut:]):
+                yield dataclasses.replace(clip, mel_energy=part, labels=(clip.recording_id,))

@@ -1,0 +1,49 @@
+"""Outputs of several parts that one command makes, and goes on with when it is run again."""
+
+import json
+import os
+import shutil
+
+
+def take_up(output: str, settings: dict, *, overwrite: bool, job: str) -> None:
+    """Makes the output folder of a job, or goes on with one that was begun with the same parameters.
+
+    `<job>.json` in the folder holds the parameters. Folders that hold anything else are left alone.
+
+    Args:
+      settings: the parameters, in types that JSON has.
+      overwrite: start anew in a folder that the job made.
+
+    Raises:
+      ValueError: the folder is not one of this job, or was begun with other parameters.
+    """
+    parameters_name = f"{job}.json"
+    path = os.path.join(output, parameters_name)
+    names = os.listdir(output) if os.path.isdir(output) else []
+    settings = json.loads(json.dumps(settings))  # JSON makes lists of tuples
+    if overwrite and parameters_name in names:
+        shutil.rmtree(output)
+    elif names not in ([], [parameters_name]):  # alone, it says of what nothing came
+        if parameters_name not in names:
+            raise ValueError(f"{output} exists and is no output of {job}; name another --output.")
+        with open(path) as file:
+            begun = json.load(file)
+        different = [key for key in settings if begun.get(key) != settings[key]]
+        if different:
+            shown = ", ".join(f"{key}: {begun.get(key)!r} then, {settings[key]!r} now" for key in different)
+            raise ValueError(
+                f"{output} was begun with other parameters ({shown}); "
+                "pass --overwrite to start anew, or name another --output."
+            )
+        return
+    os.makedirs(output, exist_ok=True)
+    with open(path, "w") as file:
+        json.dump(settings, file, indent=1)
+
+
+def write_json(path: str, fields: dict) -> None:
+    """Writes a JSON file that is there as a whole or not at all."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        json.dump(fields, file, indent=1)
+    os.replace(path + ".tmp", path)
