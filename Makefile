@@ -1,6 +1,6 @@
 # make quickstart [AUDIO_DIR=your/folder]   set up and run the main job
 # make test                                 set up and run the tests
-# make lint | bench | esc10 ESC50_DIR=...   what else there is
+# make lint | bench | conformance | esc10 ESC50_DIR=...   what else there is
 # PYTHON=... chooses the interpreter (3.11 to 3.13), VENV=... the environment.
 
 VENV ?= .venv
@@ -12,8 +12,12 @@ IS_SUITABLE = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3,
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p $(IS_SUITABLE) 2>/dev/null && echo $$p && break; done)
 BIN = $(VENV)/bin
+# tensorflow-addons has no wheels past Python 3.11, and needs a TensorFlow of its time.
+LEGACY_PYTHON ?= $(shell for p in python3.11 python3.10 python3.9; do \
+	$$p -c pass 2>/dev/null && echo $$p && break; done)
+LEGACY_VENV ?= .venv-legacy
 
-.PHONY: quickstart test lint bench esc10 clean
+.PHONY: quickstart test lint bench triplets-scale conformance esc10 clean
 
 quickstart: $(VENV)/.package
 	$(BIN)/tfsound quickstart --output "$(OUTPUT)" $(if $(AUDIO_DIR),--audio-dir "$(AUDIO_DIR)") $(QUICKSTART_FLAGS)
@@ -31,6 +35,13 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks
+
+triplets-scale: $(VENV)/.test
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m tests.benchmarks.triplets_scale
+
+conformance: $(VENV)/.test $(LEGACY_VENV)/.requirements
+	$(LEGACY_VENV)/bin/python tests/conformance/semi_hard_triplet_loss.py
+	$(BIN)/python -m pytest tests/test_losses.py
 
 esc10: $(VENV)/.package
 	$(BIN)/tfsound quickstart --output results/esc10 --dataset esc10 --audio-dir "$(ESC50_DIR)" \
@@ -50,5 +61,11 @@ $(VENV)/.test: $(VENV)/.package
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
+$(LEGACY_VENV)/.requirements: tests/conformance/requirements.txt
+	@test -n "$(LEGACY_PYTHON)" || { echo "conformance needs Python 3.9, 3.10 or 3.11; name one: make LEGACY_PYTHON=..." >&2; exit 1; }
+	$(LEGACY_PYTHON) -m venv $(LEGACY_VENV)
+	$(LEGACY_VENV)/bin/pip install --quiet --requirement $<
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LEGACY_VENV) build dist *.egg-info

@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
@@ -53,17 +53,21 @@ class _WriteShard(beam.DoFn):
         name = f"triplets-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
         progress = job_output.WorkerProgress(settings.pending_path, name)
         slots = shard_slots(number, settings.num_shards, settings.plan.count)
-        draws = drawing.draw_triplets(
-            slots, settings.plan, self._totals, self._load_bucket, settings.mel_params.context_frames
-        )
         with job_output.shard_writer(settings.pending_path, name) as writer:
-            for draw in draws:
+            for draw in self._draws(slots):
                 energies = [self._reader.read(location) for location in draw.locations]
                 writer.write(drawing.encode_draw(draw, settings.plan, energies, settings.mel_params.mel_bins))
                 progress.add(triplets=1)
         progress.write()
         shard = job_output.finished_shard(settings.pending_path, name, len(slots))
         job_output.write_summary(settings.pending_path, name, dataclasses.asdict(shard))
+
+    def _draws(self, slots: range) -> Iterator[drawing.Draw]:
+        """A shard's draws, no more at once than a shard has by default, however large it is."""
+        plan, num_frames = self._settings.plan, self._settings.mel_params.context_frames
+        for first in range(0, len(slots), _TRIPLETS_PER_SHARD):
+            block = slots[first : first + _TRIPLETS_PER_SHARD]
+            yield from drawing.draw_triplets(block, plan, self._totals, self._load_bucket, num_frames)
 
 
 def shard_slots(number: int, num_shards: int, count: int) -> range:

@@ -15,13 +15,14 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_pipeline
 from test_beam_window_index import PARAMS, STEP, make_clip, many_shards, window_bytes, write_clip_set
 
-from tfsound import examples, sampling
+from tfsound import drawing, examples, sampling
 from tfsound.beam import output as job_output
+from tfsound.beam import running, window_index
 from tfsound.beam import triplets as job
-from tfsound.beam import window_index
 
 MAX_GAP = 2.0
 ROLES = ("anchor", "positive", "negative")
+JOINT = ("noise:0.5,translation:10,mixing:0.25", f"proximity:{MAX_GAP}", "labels")
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,13 @@ def records_of(path) -> list[bytes]:
 
 
 def triplets_of(path) -> list[dict]:
-    """Each triplet: its constraint, and for each role the window's reference and energies."""
+    """Each triplet: its constraint and labels, and for each role the window's reference and energies."""
     parsed = []
     for record in records_of(path):
         feature = tf.train.Example.FromString(record).features.feature
-        triplet = {"constraint": feature["constraint"].bytes_list.value[0].decode()}
+        triplet = {name: feature[name].bytes_list.value[0].decode() for name in ("constraint", "label")}
+        triplet["negative_labels"] = tuple(v.decode() for v in feature["negative_labels"].bytes_list.value)
+        triplet["is_minable"] = bool(feature["is_minable"].int64_list.value[0])
         for role in ROLES:
             triplet[role] = examples.WindowRef(
                 feature[f"{role}_clip_id"].bytes_list.value[0].decode(),
@@ -94,7 +97,7 @@ def window_key(ref: examples.WindowRef, clips: dict[str, examples.Clip]) -> tupl
 
 @pytest.mark.parametrize("count", [1, 7, 5000])
 def test_every_triplet_is_what_its_constraint_says(clips, tmp_path, count):
-    info = sample(clips, tmp_path / "set", count=count)
+    info = sample(clips, tmp_path / "set", count=count, allow_repeats=True)
     triplets = triplets_of(tmp_path / "set")
     assert len(triplets) == info.num_examples == count
     by_id = {clip.clip_id: clip for shard in many_shards() for clip in shard}
@@ -104,7 +107,8 @@ def test_every_triplet_is_what_its_constraint_says(clips, tmp_path, count):
         gap = abs(anchor.start_seconds - positive.start_seconds)
         assert gap < MAX_GAP
         assert gap > 0 or anchor.clip_id != positive.clip_id
-        assert triplet["constraint"] == "proximity"
+        assert (triplet["constraint"], triplet["label"], triplet["is_minable"]) == ("proximity", "", True)
+        assert triplet["negative_labels"] == by_id[negative.clip_id].labels
         for role in ROLES:
             clip_id, window = window_key(triplet[role], by_id)
             assert triplet[role].recording_id == by_id[clip_id].recording_id
@@ -112,7 +116,7 @@ def test_every_triplet_is_what_its_constraint_says(clips, tmp_path, count):
 
 
 def test_anchors_are_used_equally_often_and_negatives_all(clips, tmp_path):
-    sample(clips, tmp_path / "set", count=5000)
+    sample(clips, tmp_path / "set", count=5000, allow_repeats=True)
     by_id = {clip.clip_id: clip for shard in many_shards() for clip in shard}
     triplets = triplets_of(tmp_path / "set")
     anchors = collections.Counter(window_key(t["anchor"], by_id) for t in triplets)
@@ -142,7 +146,7 @@ def test_clips_that_overlap_in_time(tmp_path):
     write_clip_set(
         tmp_path / "clips", [make_clip("a", "r", 1), make_clip("b", "r", 1), make_clip("n", "other", 1)]
     )
-    sample(tmp_path / "clips", tmp_path / "set", count=10)
+    sample(tmp_path / "clips", tmp_path / "set", count=10, allow_repeats=True)
     pairs = collections.Counter(
         (t["anchor"].clip_id, t["positive"].clip_id, t["negative"].clip_id)
         for t in triplets_of(tmp_path / "set")
@@ -153,9 +157,125 @@ def test_clips_that_overlap_in_time(tmp_path):
 def test_the_gap_is_strictly_less(tmp_path):
     clip = dataclasses.replace(make_clip("late", "r", 1), start_seconds=10.0)
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 1), clip, make_clip("n", "other", 1)])
-    with pytest.raises(job_output.JobError, match="no recording has two windows that near"):
-        sample(tmp_path / "clips", tmp_path / "set", constraints=("proximity:10",), count=4)
-    sample(tmp_path / "clips", tmp_path / "set", constraints=("proximity:10.001",), count=4)
+    with pytest.raises(drawing.ImpossibleError, match="no recording has two windows that near"):
+        sample(tmp_path / "clips", tmp_path / "set", constraints=("proximity:10",), count=2)
+    info = sample(tmp_path / "clips", tmp_path / "set", constraints=("proximity:10.001",), count=2)
+    assert info.parameters["constraints"] == ["proximity:10.001"]
+
+
+def energies_of(data: bytes) -> np.ndarray:
+    return examples.decode_mel_energy(data, PARAMS.mel_bins).astype(np.float64)
+
+
+def is_translated(anchor, positive, max_bins: int) -> bool:
+    """Whether some shift, looked for by its first frame, makes the positive of the anchor."""
+    shifts = itertools.product(range(len(anchor)), range(-max_bins, max_bins + 1))
+    for time, frequency in shifts:
+        first = np.zeros(PARAMS.mel_bins)
+        bins = np.arange(max(0, frequency), min(PARAMS.mel_bins, PARAMS.mel_bins + frequency))
+        first[bins] = anchor[-time % len(anchor)][bins - frequency]
+        if (first == positive[0]).all():
+            return (sampling.translated(anchor, time, frequency) == positive).all()
+    return False
+
+
+def test_a_joint_set_of_all_constraints(clips, tmp_path):
+    """Five constraints, exact counts; each positive what its equation makes of the windows as stored."""
+    info = sample(clips, tmp_path / "set", constraints=JOINT, count=253)
+    assert info.parameters["constraints"] == [
+        "noise:0.5", "translation:10", "mixing:0.25", "proximity:2", "labels"
+    ]  # fmt: skip
+    assert info.parameters["counts"] == [51, 51, 51, 50, 50]
+    triplets = triplets_of(tmp_path / "set")
+    by_id = {clip.clip_id: clip for shard in many_shards() for clip in shard}
+    counts = collections.Counter(t["constraint"] for t in triplets)
+    assert counts == {"noise": 51, "translation": 51, "mixing": 51, "proximity": 50, "labels": 50}
+    for t in triplets:
+        stored = [window_bytes(by_id[t[role].clip_id], window_key(t[role], by_id)[1]) for role in ROLES]
+        assert (t["anchor_energies"], t["negative_energies"]) == (stored[0], stored[2])
+        anchor, positive, negative = (energies_of(t[f"{role}_energies"]) for role in ROLES)
+        assert t["anchor"].recording_id != t["negative"].recording_id
+        assert t["negative_labels"] == by_id[t["negative"].clip_id].labels
+        assert t["is_minable"] == (t["constraint"] != "mixing")
+        assert (t["label"] != "") == (t["constraint"] == "labels")
+        if t["constraint"] in ("proximity", "labels"):
+            assert t["positive_energies"] == stored[1]
+            assert t["positive"] != t["anchor"]
+        else:
+            assert t["positive"] == t["anchor"]
+        if t["constraint"] == "proximity":
+            assert t["anchor"].recording_id == t["positive"].recording_id
+        elif t["constraint"] == "labels":
+            assert all(t["label"] in by_id[t[role].clip_id].labels for role in ("anchor", "positive"))
+            assert t["label"] not in t["negative_labels"]
+        elif t["constraint"] == "noise":
+            noise = positive[anchor > 0] / anchor[anchor > 0] - 1
+            assert noise.min() >= 0
+            assert np.sqrt(np.mean(noise**2)) == pytest.approx(0.5, rel=0.05)
+        elif t["constraint"] == "translation":
+            assert is_translated(anchor, positive, 10)
+        else:
+            expected = anchor + 0.25 * anchor.sum() / negative.sum() * negative
+            np.testing.assert_allclose(positive, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_classes_have_equal_shares_of_explicit_labels(clips, tmp_path):
+    info = sample(clips, tmp_path / "set", constraints=("labels",), count=402)
+    assert info.num_examples == 402
+    triplets = triplets_of(tmp_path / "set")
+    assert sorted(collections.Counter(t["label"] for t in triplets).values()) == [100, 100, 101, 101]
+    assert len(set(records_of(tmp_path / "set"))) == 402
+
+
+def test_shares_decide_the_counts(clips, tmp_path):
+    info = sample(clips, tmp_path / "set", constraints=JOINT, count=100, shares=(4.0, 0.0, 1.0, 1.0, 2.0))
+    assert info.parameters["counts"] == [50, 0, 13, 12, 25]
+    counts = collections.Counter(t["constraint"] for t in triplets_of(tmp_path / "set"))
+    assert counts == {"noise": 50, "mixing": 13, "proximity": 12, "labels": 25}
+
+
+def test_a_dry_run_says_the_size_and_writes_nothing(clips, tmp_path):
+    options = {"constraints": JOINT, "count": 500, "num_shards": 2}
+    estimate = sample(clips, tmp_path / "set", dry_run=True, **options)
+    assert os.listdir(tmp_path) == []
+    assert estimate.counts == dict.fromkeys(
+        ("noise:0.5", "translation:10", "mixing:0.25", "proximity:2", "labels"), 100
+    )
+    info = sample(clips, tmp_path / "set", **options)
+    assert estimate.num_shards == len(info.shards) == 2
+    assert estimate.num_bytes == pytest.approx(sum(shard.num_bytes for shard in info.shards), rel=0.02)
+    command = [clips, tmp_path / "set", "--constraints", *JOINT, "--count", 10**6, "--dry-run"]
+    million = job.run(list(map(str, command)))
+    assert str(million) == (
+        "1,000,000 triplets (200,000 noise:0.5, 200,000 translation:10, 200,000 mixing:0.25, "
+        "200,000 proximity:2, 200,000 labels), about 37.4 GB in 489 files; nothing was written"
+    )
+
+
+def test_repeats_where_they_are_allowed(clips, tmp_path):
+    """How many there are is said, and given; more only where repeats are allowed."""
+    message = r"can give ([\d,]+) triplets under Mixing.*without one coming twice, and 1,000,000 were asked"
+    with pytest.raises(drawing.ImpossibleError, match=message) as raised:
+        sample(clips, tmp_path / "set", constraints=("mixing",), count=10**6)
+    windows = list(windows_of(many_shards()).values())
+    own = collections.Counter(clip.recording_id for clip, _ in windows)
+    most = len(windows) * (len(windows) - max(own.values()))
+    assert f"can give {most:,} triplets" in str(raised.value)
+    sample(clips, tmp_path / "most", constraints=("mixing",), count=most)
+    assert len(set(records_of(tmp_path / "most"))) == most
+    sample(clips, tmp_path / "more", constraints=("mixing",), count=most + 5, allow_repeats=True)
+    assert len(records_of(tmp_path / "more")) == most + 5
+
+
+def test_sets_merge_by_listing_their_folders(clips, tmp_path):
+    for name, count in (("noise", 30), ("labels", 10)):
+        sample(clips, tmp_path / name, constraints=(name,), count=count)
+    folders = [str(tmp_path / name) for name in ("noise", "labels")]
+    assert examples.read_triplet_infos(folders) == (PARAMS, 40)
+    dataset = examples.triplet_dataset(folders, batch_size=40, weights=(1.0, 3.0))
+    batch = next(iter(dataset))
+    assert sorted(batch["weight"].numpy().tolist()) == [1.0] * 30 + [3.0] * 10
+    np.testing.assert_array_equal(batch["weight"] == 3.0, batch["anchor_label"] >= 0)
 
 
 def test_the_sidecar(clips, tmp_path):
@@ -163,8 +283,8 @@ def test_the_sidecar(clips, tmp_path):
     assert info == examples.read_dataset_info(str(tmp_path / "set"), kind=examples.TRIPLETS)
     assert (info.mel_params, info.num_windows, info.folds) == (PARAMS, 900, ("0", "2"))
     assert info.parameters == {
-        "constraints": ["proximity:2.0"],
-        "count": 300,
+        "constraints": ["proximity:2"],
+        "counts": [300],
         "exclude_folds": ["1"],
         "seed": 3,
     }
@@ -188,24 +308,40 @@ def test_excluded_folds_occur_nowhere(clips, tmp_path):
 
 @pytest.mark.parametrize("options", [{"num_workers": 2}, {"num_workers": 2, "worker_mode": "processes"}])
 def test_the_same_bytes_come_from_any_workers(clips, tmp_path, options):
-    sample(clips, tmp_path / "one", num_shards=4)
-    sample(clips, tmp_path / "other", num_shards=4, **options)
+    """Of all constraints; noise, too, is drawn by the number of the triplet."""
+    sample(clips, tmp_path / "one", num_shards=4, constraints=JOINT)
+    sample(clips, tmp_path / "other", num_shards=4, constraints=JOINT, **options)
     assert len(shard_bytes(tmp_path / "one")) == 4
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "other")
 
 
 @pytest.mark.parametrize("clips_per_bucket", [1, 7])
 def test_buckets_and_shards_do_not_change_the_set(clips, tmp_path, monkeypatch, clips_per_bucket):
-    sample(clips, tmp_path / "one")
+    sample(clips, tmp_path / "one", constraints=JOINT)
     monkeypatch.setattr(window_index, "_CLIPS_PER_BUCKET", clips_per_bucket)
-    sample(clips, tmp_path / "many", num_shards=3)
+    monkeypatch.setattr(job, "_TRIPLETS_PER_SHARD", 30)
+    sample(clips, tmp_path / "many", num_shards=3, constraints=JOINT)
     assert records_of(tmp_path / "many") == records_of(tmp_path / "one")
+
+
+def test_a_large_shard_is_drawn_a_part_at_a_time(clips, tmp_path, monkeypatch):
+    """So that memory does not grow with the count, whatever the number of shards."""
+    draw, sizes = drawing.draw_triplets, []
+
+    def counting(slots, *rest):
+        sizes.append(len(slots))
+        return draw(slots, *rest)
+
+    monkeypatch.setattr(drawing, "draw_triplets", counting)
+    monkeypatch.setattr(job, "_TRIPLETS_PER_SHARD", 40)
+    sample(clips, tmp_path / "set", count=100, num_shards=1)
+    assert sizes == [40, 40, 20]
 
 
 def test_how_clips_are_sharded_does_not_change_the_set(clips, tmp_path):
     write_clip_set(tmp_path / "clips", functools.reduce(operator.iadd, many_shards(), []))
-    sample(clips, tmp_path / "three")
-    sample(tmp_path / "clips", tmp_path / "one")
+    sample(clips, tmp_path / "three", constraints=JOINT)
+    sample(tmp_path / "clips", tmp_path / "one", constraints=JOINT)
     assert records_of(tmp_path / "three") == records_of(tmp_path / "one")
 
 
@@ -215,16 +351,6 @@ def test_the_seed_decides(clips, tmp_path):
     a, b, c = (records_of(tmp_path / name) for name in "abc")
     assert a == c
     assert len(set(a) & set(b)) < 30
-
-
-def test_constraints_get_equal_shares_and_draws_of_their_own(clips, tmp_path):
-    sample(clips, tmp_path / "set", count=301, constraints=("proximity:1", "proximity:1.5"))
-    triplets = triplets_of(tmp_path / "set")
-    assert all(abs(t["anchor"].start_seconds - t["positive"].start_seconds) < 1 for t in triplets[0::2])
-    wide = [abs(t["anchor"].start_seconds - t["positive"].start_seconds) for t in triplets[1::2]]
-    assert 1 < max(wide) < 1.5
-    assert len(triplets) == 301
-    assert sum(a == b for a, b in zip(triplets[0::2], triplets[1::2], strict=False)) < 10
 
 
 def test_more_shards_than_triplets(clips, tmp_path):
@@ -242,67 +368,15 @@ def test_shard_slots_are_each_slot_once(num_shards, count):
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def small_totals(bucket, num_recordings):
-    return window_index.Totals(
-        num_recordings, np.array([0, len(bucket.window_clip)]), (np.array([0, len(bucket.anchor_windows)]),)
-    )
-
-
-def test_draw_triplets_without_any_pipeline():
-    """Recordings of 2 and 1 windows: two anchors, one positive and one negative for each."""
-    rows = [("pair", "p", 0, 10, 0.0, 2), ("single", "s", 0, 50_000, 0.0, 1)]
-    constraint = sampling.Proximity(1.0)
-    bucket = window_index.build_bucket(iter(rows), PARAMS, [constraint])
-    draws = job.draw_triplets(range(4), (constraint,), small_totals(bucket, 2), lambda _: bucket, 0)
-    starts = [(d.anchor.ref.start_seconds, d.positive.ref.start_seconds) for d in draws]
-    assert sorted(starts) == [(0.0, STEP), (0.0, STEP), (STEP, 0.0), (STEP, 0.0)]
-    assert {d.negative for d in draws} == {
-        window_index.WindowLocation(0, 50_000, examples.WindowRef("s", "single", 0.0))
-    }
-
-
-def test_encode_draw_alters_the_positive_as_the_constraint_says():
-    @dataclasses.dataclass(frozen=True)
-    class Mixing(sampling.Proximity):
-        name = "mixing"
-
-        def alter_positive(self, anchor, positive, negative, rng):
-            return anchor + 2 * positive + 4 * negative
-
-    class Reader:
-        def read(self, location):
-            return examples.encode_mel_energy(np.full((96, 64), location.offset))
-
-    draw = job._Draw(0, Mixing(), np.random.default_rng(0))
-    draw.anchor, draw.positive, draw.negative = (
-        window_index.WindowLocation(0, value, examples.WindowRef(f"c{value}", f"r{value}", 1.5))
-        for value in (1, 3, 5)
-    )
-    feature = tf.train.Example.FromString(job.encode_draw(draw, Reader(), PARAMS)).features.feature
-    values = [np.unique(np.frombuffer(feature[role].bytes_list.value[0], "<f2")).tolist() for role in ROLES]
-    assert values == [[1.0], [27.0], [5.0]]
-    assert feature["constraint"].bytes_list.value[0] == b"mixing"
-    assert feature["negative_recording_id"].bytes_list.value[0] == b"r5"
-    assert feature["anchor_start_seconds"].float_list.value[0] == 1.5
-
-
 def test_sample_triplets_transform_writes_shards(clips, tmp_path):
     sample(clips, tmp_path / "whole", count=5, num_shards=2)
-    constraint = sampling.Proximity(MAX_GAP)
     info = examples.read_dataset_info(str(clips), kind=examples.CLIPS)
+    plan = drawing.make_plan(info, (f"proximity:{MAX_GAP}",), 5, (), 0)
     pending = job_output.PendingOutput(str(tmp_path / "set"), overwrite=False)
+    options = running.beam_options(runner="local", num_workers=1, worker_mode="threads", beam_flags=())
+    window_index.build_index(str(clips), info, pending, plan=plan, exclude_folds=(), options=options)
     paths = tuple(str(clips / shard.name) for shard in info.shards)
-    index = window_index.IndexWindows(pending.path, PARAMS, 0, [constraint], ())
-    with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
-        pipeline | beam.Create(list(enumerate(paths))) | index
-    (bucket,) = pending.take_summaries()
-    totals = window_index.Totals(
-        bucket["num_recordings"],
-        np.array([0, bucket["num_windows"]]),
-        (np.array([0, bucket["num_anchors"][0]]),),
-    )
-    window_index._save_arrays(window_index._totals_path(pending.path), **vars(totals))
-    settings = job._Settings(pending.path, paths, PARAMS, (constraint,), 5, 2, 0)
+    settings = job._Settings(pending.path, paths, PARAMS, plan, 2)
     with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
         pipeline | beam.Create([0, 1]) | job.SampleTriplets(settings)
     names = [f"triplets-0000{number}-of-00002.tfrecord" for number in (0, 1)]
@@ -313,11 +387,13 @@ def test_sample_triplets_transform_writes_shards(clips, tmp_path):
 
 
 def test_run_is_the_function_from_a_command_line(clips, tmp_path):
-    sample(clips, tmp_path / "function", count=20, seed=5, exclude_folds=("0", "2"))
+    options = {"constraints": ("noise:0.5,proximity:2", "mixing"), "shares": (2.0, 1.0, 1.0)}
+    sample(clips, tmp_path / "function", count=20, seed=5, exclude_folds=("0", "2"), **options)
     info = job.run(
-        f"{clips} {tmp_path}/command --constraints proximity:2.0 --count 20 --seed 5 --exclude-folds 0 2 "
-        "--num-workers 1 --job_name=x".split()
+        f"{clips} {tmp_path}/command --constraints noise:0.5,proximity:2 mixing --shares 2 1 1 --count 20 "
+        "--seed 5 --exclude-folds 0 2 --num-workers 1 --job_name=x".split()
     )
+    assert info.parameters["counts"] == [10, 5, 5]
     assert info.num_examples == 20
     assert shard_bytes(tmp_path / "command") == shard_bytes(tmp_path / "function")
 
@@ -331,5 +407,6 @@ def test_help_names_every_argument(capsys):
     for option in (
         *("--constraints", "--count", "--exclude-folds", "--seed", "--num-shards"),
         *("--overwrite", "--runner", "--num-workers", "--worker-mode"),
+        *("--shares", "--allow-repeats", "--dry-run"),
     ):
         assert option in text

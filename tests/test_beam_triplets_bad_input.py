@@ -1,5 +1,7 @@
 """The job `triplets` on bad input: what is refused, before anything is done or with the name of the shard."""
 
+import collections
+import dataclasses
 import json
 import os
 import re
@@ -7,11 +9,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from test_beam_triplets import clips, sample
+from test_beam_triplets import JOINT, clips, sample, triplets_of
 from test_beam_window_index import make_clip, write_clip_set
 
-from tfsound import examples
+from tfsound import drawing, examples
 from tfsound.beam import output as job_output
 from tfsound.beam import triplets as job
 
@@ -27,6 +30,16 @@ __all__ = ["clips"]  # a fixture
         ({"constraints": ("proximity:10", "proximity")}, r"got \['proximity:10', 'proximity'\]"),
         ({"constraints": ("nearness",)}, "constraint must be one of .*got 'nearness'"),
         ({"constraints": ("proximity:-1",)}, "constraint 'proximity:-1': .*must be positive, got -1.0"),
+        ({"constraints": ("noise:-0.5",)}, "noise_stddev must be a number, positive, .*got -0.5"),
+        ({"constraints": ("noise:loud",)}, "could not convert string to float: 'loud'"),
+        ({"constraints": ("mixing:nan",)}, "mixing_weight must be a number, positive, .*got nan"),
+        ({"constraints": ("translation:-1",)}, "max_frequency_shift_bins must be a number, at least 0"),
+        ({"constraints": ("noise,translation:64",)}, "must be less than the 64 mel bins, got 64: nothing of"),
+        ({"constraints": ("labels:dog",)}, "labels takes no parameter"),
+        ({"shares": (1.0, 2.0)}, "shares must be one a constraint, 1, got 2"),
+        ({"constraints": ("noise,mixing",), "shares": (1.0, -2.0)}, r"shares must be .*got \[1.0, -2.0\]"),
+        ({"constraints": ("noise,mixing",), "shares": (0.0, 0.0)}, "shares must be .*not all 0"),
+        ({"constraints": ("noise:-1",), "dry_run": True}, "noise_stddev must be"),
         ({"exclude_folds": ("7",)}, r"fold '7' does not occur in .*; it has \['0', '1', '2'\]"),
         ({"worker_mode": "fibres"}, "worker_mode must be one of"),
     ],
@@ -56,13 +69,64 @@ def test_bad_arguments_are_refused_before_anything_is_done(clips, tmp_path, opti
             [[make_clip("a", "r", 1), make_clip("b", "s", 1)]], {},
             r"no window of .*clips can be an anchor under Proximity\(max_time_gap_seconds=2\.0\): no",
         ),
+        (
+            [[make_clip("a", "r", 2), make_clip("b", "s", 2)]], {"constraints": ("labels",)},
+            r"'labels' was asked for, and the clips of .*clips have no labels; label them in the manifest",
+        ),
+        (
+            [
+                [make_clip("a", "r", 2, labels=("dog",), fold="1")],
+                [make_clip("b", "s", 2), make_clip("c", "t", 1)],
+            ],
+            {"constraints": ("noise,labels",), "exclude_folds": ("1",)},
+            r"'labels' was asked for, and the clips of .*clips have no labels",
+        ),
+        (
+            [[make_clip(name, name, 2, labels=("dog",)) for name in "ab"]], {"constraints": ("labels",)},
+            r"no class of .*clips has two windows .*found 'dog' \(4 windows\)\. Expected at least two",
+        ),
+        (
+            [[make_clip("a", "r", 1, labels=("dog",)), make_clip("b", "s", 1, labels=("owl",))]],
+            {"constraints": ("labels",)}, r"no class .*found 'dog' \(1 windows\), 'owl' \(1 windows\)",
+        ),
+        (
+            [[make_clip("a", "r", 2), make_clip("b", "s", 1)]], {"count": 9},
+            r"clips can give 2 triplets under Proximity\(.*\) without one coming twice, and 9 were asked for",
+        ),
     ],
 )  # fmt: skip
 def test_clips_of_which_no_triplet_can_be_made(tmp_path, shards, options, message):
     write_clip_set(tmp_path / "clips", *shards)
-    with pytest.raises(job_output.JobError, match=message):
+    with pytest.raises(drawing.ImpossibleError, match=message):
         sample(tmp_path / "clips", tmp_path / "set", **options)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_class_with_one_example_is_left_out(tmp_path):
+    labelled = [make_clip(name, name, 3, labels=(label,)) for name, label in (("a", "dog"), ("b", "owl"))]
+    write_clip_set(tmp_path / "clips", [*labelled, make_clip("c", "c", 1, labels=("rare",))])
+    info = sample(tmp_path / "clips", tmp_path / "set", constraints=("labels",), count=40)
+    triplets = triplets_of(tmp_path / "set")
+    assert info.num_examples == len(triplets) == 40
+    assert collections.Counter(t["label"] for t in triplets) == {"dog": 20, "owl": 20}
+    assert ("rare",) in {t["negative_labels"] for t in triplets}
+
+
+def test_silent_recordings_have_defined_triplets(tmp_path):
+    """Silent windows are anchors and negatives as others are; what is made of them is silent, never NaN."""
+    silent = dataclasses.replace(make_clip("a", "r", 2, labels=("x",)), mel_energy=np.zeros((192, 64), "<f2"))
+    loud = make_clip("b", "s", 2, labels=("y",))
+    write_clip_set(tmp_path / "clips", [silent, loud])
+    sample(tmp_path / "clips", tmp_path / "set", constraints=JOINT, count=40, allow_repeats=True)
+    seen = set()
+    for t in triplets_of(tmp_path / "set"):
+        positive = np.frombuffer(t["positive_energies"], "<f2")
+        seen.add((t["constraint"], t["anchor"].recording_id))
+        assert np.isfinite(positive).all()
+        assert positive.any() == (t["anchor"].recording_id == "s")
+        if t["constraint"] == "mixing":  # of a silent anchor, or with a silent negative
+            assert t["positive_energies"] == t["anchor_energies"]
+    assert len(seen) == 10
 
 
 def test_a_runner_that_loses_data_is_found_out(clips, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
-"""The index of windows: every window once, in a global order that no cut into buckets changes."""
+"""The index of windows in files: every window once, in a global order that no cut into buckets changes."""
 
+import dataclasses
 import os
 
 import apache_beam as beam
@@ -9,7 +10,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from tfsound import examples, mel, sampling
+from tfsound import drawing, examples, mel, sampling, windows
 from tfsound.beam import output as job_output
 from tfsound.beam import running, window_index
 
@@ -17,11 +18,11 @@ PARAMS = mel.MelParams()
 STEP = PARAMS.context_seconds
 
 
-def make_clip(clip_id, recording_id, num_windows, *, start_seconds=0.0, fold="", extra_frames=5):
+def make_clip(clip_id, recording_id, num_windows, *, start_seconds=0.0, labels=(), fold="", extra_frames=5):
     """A clip whose energies no other clip has."""
     rng = sampling.random_generator(clip_id)
     energies = rng.random((num_windows * PARAMS.context_frames + extra_frames, PARAMS.mel_bins))
-    return examples.Clip(clip_id, recording_id, start_seconds, (), fold, "", energies.astype(np.float16))
+    return examples.Clip(clip_id, recording_id, start_seconds, labels, fold, "", energies.astype(np.float16))
 
 
 def write_clip_set(directory, *shards: list[examples.Clip]) -> examples.DatasetInfo:
@@ -38,6 +39,7 @@ def write_clip_set(directory, *shards: list[examples.Clip]) -> examples.DatasetI
         info = examples.DatasetInfo(
             examples.CLIPS, PARAMS, tuple(finished),
             num_windows=sum(PARAMS.num_windows(len(clip.mel_energy)) for clip in all_clips),
+            label_names=tuple(sorted({label for clip in all_clips for label in clip.labels})),
             folds=tuple(sorted({clip.fold for clip in all_clips})),
         )  # fmt: skip
         pending.publish(info)
@@ -50,12 +52,20 @@ def window_bytes(clip: examples.Clip, window: int) -> bytes:
 
 
 def many_shards() -> list[list[examples.Clip]]:
-    """40 clips of 25 recordings in 3 shards; some overlap in time, some hold no window."""
+    """40 clips of 25 recordings in 3 shards; some overlap in time, some hold no window, some no label."""
+    labels = [(), ("dog",), ("dog", "owl"), ("owl",), ("rain",), ("owl", "wind")]
     clips = [
-        make_clip(f"c{n:02d}", f"r{n % 25}", n % 5, start_seconds=0.5 * (n // 25), fold=str(n % 3))
+        make_clip(
+            f"c{n:02d}", f"r{n % 25}", n % 5,
+            start_seconds=0.5 * (n // 25), labels=labels[n % 6], fold=str(n % 3),
+        )
         for n in range(40)
-    ]
+    ]  # fmt: skip
     return [clips[0::3], clips[1::3], clips[2::3]]
+
+
+def make_plan(info, constraints=("proximity:2.0", "labels")) -> drawing.Plan:
+    return drawing.make_plan(info, constraints, 1, (), 0)
 
 
 def build(tmp_path, shards, *, exclude_folds=()):
@@ -64,12 +74,12 @@ def build(tmp_path, shards, *, exclude_folds=()):
     pending = job_output.PendingOutput(str(tmp_path / "out"), overwrite=False)
     totals = window_index.build_index(
         str(tmp_path / "clips"), info, pending,
-        constraints=[sampling.Proximity(2.0)], exclude_folds=exclude_folds, options=options,
+        plan=make_plan(info), exclude_folds=exclude_folds, options=options,
     )  # fmt: skip
     return pending.path, totals
 
 
-def locations_of(path, totals) -> list[window_index.WindowLocation]:
+def locations_of(path, totals) -> list[windows.WindowLocation]:
     """All windows in global order."""
     return [
         window_index.load_bucket(path, bucket).location(window)
@@ -110,7 +120,7 @@ def test_windows_are_read_where_they_lie(tmp_path):
 def test_a_window_beyond_the_end_is_named(tmp_path):
     (tmp_path / "a.tfrecord").write_bytes(b"too short")
     reader = window_index.WindowReader([str(tmp_path / "a.tfrecord")], PARAMS)
-    location = window_index.WindowLocation(0, 3, examples.WindowRef("c", "r", 0.0))
+    location = windows.WindowLocation(0, 3, examples.WindowRef("c", "r", 0.0), ())
     with pytest.raises(examples.DatasetError, match=r"a\.tfrecord ends early; make the set again"):
         reader.read(location)
 
@@ -142,7 +152,49 @@ def test_the_order_does_not_depend_on_the_buckets(tmp_path, monkeypatch, clips_p
     assert len(many_totals.window_starts) - 1 == {1: 64, 7: 8, 20: 4}[clips_per_bucket]
     assert locations_of(many_path, many_totals) == locations_of(path, totals)
     assert many_totals.num_recordings == totals.num_recordings
-    assert many_totals.anchor_starts[0][-1] == totals.anchor_starts[0][-1] > 0
+    assert many_totals.num_anchors(0) == totals.num_anchors(0) > 0
+    assert many_totals.member_starts[:, -1].tolist() == totals.member_starts[:, -1].tolist()
+    plan = make_plan(examples.read_dataset_info(str(tmp_path / "clips"), kind=examples.CLIPS))
+    assert drawing.capacity(plan, many_totals, 96) == drawing.capacity(plan, totals, 96)
+
+
+def test_the_totals_come_back_as_they_were(tmp_path):
+    path, totals = build(tmp_path, many_shards())
+    loaded = window_index.load_totals(path)
+    assert loaded.num_recordings == totals.num_recordings
+    for name in ("window_starts", "anchor_starts", "member_starts", "max_own_non_members"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(totals, name))
+    assert [[tuple(pair) for pair in pairs] for pairs in loaded.scarcest] == [
+        list(pairs) for pairs in totals.scarcest
+    ]
+
+
+def test_members_are_those_of_the_labels(tmp_path):
+    path, totals = build(tmp_path, many_shards())
+    info = examples.read_dataset_info(str(tmp_path / "clips"), kind=examples.CLIPS)
+    assert info.label_names == ("dog", "owl", "rain", "wind")
+    clips = {clip.clip_id: clip for clips in many_shards() for clip in clips}
+    for location in locations_of(path, totals):
+        names = tuple(info.label_names[number] for number in location.classes)
+        assert names == clips[location.ref.clip_id].labels
+    for number, name in enumerate(info.label_names):
+        expected = sum(
+            PARAMS.num_windows(len(clip.mel_energy)) for clip in clips.values() if name in clip.labels
+        )
+        assert totals.num_members(number) == expected > 0
+
+
+def test_classes_are_counted_only_where_labels_are_asked_for(tmp_path):
+    info = write_clip_set(tmp_path / "clips", *many_shards())
+    options = running.beam_options(runner="local", num_workers=1, worker_mode="threads", beam_flags=())
+    pending = job_output.PendingOutput(str(tmp_path / "out"), overwrite=False)
+    plan = make_plan(info, ("mixing",))
+    totals = window_index.build_index(
+        str(tmp_path / "clips"), info, pending, plan=plan, exclude_folds=(), options=options
+    )
+    assert totals.member_starts.shape == (0, 2)
+    # But a triplet says what its negative is labelled with under every constraint.
+    assert any(location.classes for location in locations_of(pending.path, totals))
 
 
 def test_excluded_folds_are_left_out(tmp_path):
@@ -155,47 +207,6 @@ def test_excluded_folds_are_left_out(tmp_path):
     )
 
 
-def hand_made_bucket() -> window_index.Bucket:
-    """Recording "couple" of two clips that overlap, and "single"; `stable_hash` puts "couple" first."""
-    clips = [
-        ("couple", "T2", 1, 500, 0.5, 2),
-        ("single", "S1", 0, 9000, 0.0, 1),
-        ("couple", "T1", 0, 100, 0.0, 2),
-    ]
-    assert sampling.stable_hash("couple") < sampling.stable_hash("single")
-    return window_index.build_bucket(iter(clips), PARAMS, [sampling.Proximity(0.6), sampling.Proximity(0.5)])
-
-
-def test_windows_of_overlapping_clips_are_in_the_order_of_time():
-    bucket = hand_made_bucket()
-    found = [bucket.location(window) for window in range(4)]
-    assert [(w.ref.clip_id, w.shard, w.offset) for w in found] == [
-        ("T1", 0, 100),
-        ("T2", 1, 500),
-        ("T1", 0, 100 + 12288),
-        ("T2", 1, 500 + 12288),
-    ]
-    assert [w.ref.start_seconds for w in found] == pytest.approx([0.0, 0.5, 0.96, 1.46])
-    last = bucket.location(4)
-    assert last == window_index.WindowLocation(0, 9000, examples.WindowRef("S1", "single", 0.0))
-    assert bucket.recording_starts.tolist() == [0, 4, 5]
-    assert [bucket.recording_range(window) for window in range(5)] == [(0, 4)] * 4 + [(4, 5)]
-
-
-def test_anchors_are_kept_by_constraint():
-    bucket = hand_made_bucket()
-    # Gaps in "couple": 0.5, 0.46, 0.5.
-    assert bucket.anchor_windows.tolist() == [0, 1, 2, 3, 1, 2]
-    assert bucket.anchor_starts.tolist() == [0, 4, 6]
-    assert [bucket.anchor(0, 3), bucket.anchor(1, 0), bucket.anchor(1, 1)] == [3, 1, 2]
-
-
-def test_find():
-    starts = np.array([0, 3, 3, 5])
-    found = [window_index.find(starts, index) for index in range(5)]
-    assert found == [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1)]
-
-
 @pytest.mark.parametrize(
     ("num_clips", "bits"), [(0, 0), (4095, 0), (4096, 1), (8192, 2), (10_000_000, 12), (10**12, 16)]
 )
@@ -204,23 +215,31 @@ def test_num_bucket_bits(num_clips, bits):
 
 
 def test_index_shard_gives_each_clip_its_bucket_and_place(tmp_path):
-    clips = [make_clip("a", "r", 2, fold="1"), make_clip("b", "s", 1, fold="2"), make_clip("c", "r", 0)]
+    clips = [
+        make_clip("a", "r", 2, labels=("owl", "dog"), fold="1"),
+        make_clip("b", "s", 1, fold="2"),
+        make_clip("c", "r", 0),
+    ]
     info = write_clip_set(tmp_path / "clips", clips)
     path = str(tmp_path / "clips" / info.shards[0].name)
     offset = (tmp_path / "clips" / info.shards[0].name).read_bytes().index(window_bytes(clips[0], 0))
     with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
-        found = pipeline | beam.Create([(7, path)]) | beam.ParDo(window_index._IndexShard(PARAMS, 3, ("2",)))
+        index_shard = window_index._IndexShard(PARAMS, 3, ("cat", "dog", "owl"), ("2",))
+        found = pipeline | beam.Create([(7, path)]) | beam.ParDo(index_shard)
         bucket = sampling.stable_hash("r") >> 61
-        assert_that(found, equal_to([(bucket, ("r", "a", 7, offset, 0.0, 2))]))
+        assert_that(found, equal_to([(bucket, windows.IndexedClip("r", "a", 7, offset, 0.0, 2, (1, 2)))]))
 
 
 def test_index_windows_writes_its_buckets(tmp_path):
-    info = write_clip_set(tmp_path / "clips", [make_clip("a", "r", 2), make_clip("b", "s", 1)])
+    labelled = make_clip("a", "r", 2, labels=("owl",))
+    info = write_clip_set(tmp_path / "clips", [labelled, make_clip("b", "s", 1)])
     pending = job_output.PendingOutput(str(tmp_path / "out"), overwrite=False)
-    transform = window_index.IndexWindows(pending.path, PARAMS, 0, [sampling.Proximity(10.0)], ())
+    transform = window_index.IndexWindows(pending.path, PARAMS, 0, make_plan(info), ())
     with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
         pipeline | beam.Create([(0, str(tmp_path / "clips" / info.shards[0].name))]) | transform
     assert os.listdir(tmp_path / "out.partial" / "index") == ["bucket-00000.npz"]
-    assert pending.take_summaries() == [
-        {"bucket": 0, "num_recordings": 2, "num_windows": 3, "num_anchors": [2]}
-    ]
+    bucket = window_index.load_bucket(pending.path, 0)
+    summary = windows.summarize(0, bucket, [sampling.Proximity(2.0)], 1)
+    assert (summary.num_windows, summary.num_anchors, summary.num_members) == (3, [2], [2])
+    (found,) = pending.take_summaries()
+    assert found == dataclasses.asdict(summary) | {"scarcest": [[[1, 2]]]}

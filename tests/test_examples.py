@@ -1,6 +1,5 @@
-"""Tests of tfsound.examples: round trips, every way a set can be broken, and the stream of triplets."""
+"""Clip examples and sidecars: round trips, and every way a set can be broken."""
 
-import collections
 import dataclasses
 import json
 import os
@@ -13,7 +12,7 @@ import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfsound import examples, mel
+from tfsound import examples
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(max_size=12)  # of any Unicode that UTF-8 can hold
@@ -375,162 +374,3 @@ def test_records_are_found_at_their_offsets(clip_set):
         examples.DatasetError, match=r"nothing-here is damaged after record 0 \(.*nothing-here"
     ):
         list(examples.read_records(os.path.join(clip_set, "nothing-here")))
-
-
-# Triplets.
-
-
-def numbers_of(directories, num_batches, **options):
-    """The numbers of the triplets that a stream gives, batch by batch, found by their windows."""
-    options = {"batch_size": 4, **options}
-    batches = list(examples.triplet_dataset(directories, **options).take(num_batches))
-    return [[int(key) for key in fingerprints(batch["anchor"])] for batch in batches]
-
-
-def fingerprints(windows):
-    """The number of a triplet, from its anchor."""
-    return [FOUND[round(float(tf.reduce_sum(window)), 3)] for window in windows]
-
-
-def anchor_key(number):
-    _, windows, _ = tiny.make_triplet(number)
-    return round(float(tf.reduce_sum(mel.log_mel(windows[0], tiny.PARAMS))), 3)
-
-
-FOUND = {anchor_key(number): number for number in range(60)}
-
-
-@pytest.fixture(scope="module")
-def triplets(tmp_path_factory):
-    """23 triplets in shards of 8, 8 and 7."""
-    return tiny.write_triplets(tmp_path_factory.mktemp("sets") / "triplets", range(23))
-
-
-def test_the_windows_tell_the_triplets_apart():
-    assert len(FOUND) == 60
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 5, 23])
-@pytest.mark.parametrize("shuffle_block", [1024, 7])
-def test_every_triplet_comes_once_an_epoch(triplets, batch_size, shuffle_block):
-    num_batches = 3 * 23 // batch_size + (batch_size == 4)  # three epochs, and a bit of the fourth
-    batches = numbers_of([triplets], num_batches, batch_size=batch_size, shuffle_block=shuffle_block)
-    assert {len(batch) for batch in batches} == {batch_size}
-    stream = [number for batch in batches for number in batch]
-    for epoch in range(len(stream) // 23):
-        assert sorted(stream[23 * epoch : 23 * (epoch + 1)]) == list(range(23))
-    assert len(stream) // 23 >= 2
-
-
-def test_the_stream_is_reproducible_and_each_epoch_has_an_order_of_its_own(triplets):
-    first = numbers_of([triplets], 3, batch_size=23)
-    assert first == numbers_of([triplets], 3, batch_size=23)
-    assert first != numbers_of([triplets], 3, batch_size=23, seed=1)
-    orders = {tuple(epoch) for epoch in first}
-    assert len(orders) == 3
-    assert tuple(range(23)) not in orders
-    # A shard's records do not stay together, nor in their order.
-    assert all(sorted(order[:8]) != list(range(start, 23, 3)) for order in orders for start in range(3))
-
-
-def test_the_order_is_fair():
-    """Over many epochs each record comes first about equally often."""
-    # Blocks are shuffled by stateless_shuffle; what could be unfair is the key made of seed, epoch and block.
-    keys = collections.Counter()
-    for seed in range(20):
-        for epoch in range(5):
-            for block in range(5):
-                key = tf.random.experimental.stateless_fold_in(tf.constant([seed, epoch], tf.int64), block)
-                keys[tuple(key.numpy().tolist())] += 1
-    assert max(keys.values()) == 1
-
-
-@pytest.mark.parametrize("batch_size", [4, 10])
-@pytest.mark.parametrize("shuffle_block", [1024, 7])
-def test_a_stream_goes_on_where_another_stopped(triplets, batch_size, shuffle_block):
-    options = {"batch_size": batch_size, "shuffle_block": shuffle_block, "seed": 3}
-    whole = numbers_of([triplets], 15, **options)
-    for first_batch in (1, 2, 3, 5, 6, 11, 14):  # over ends of epochs
-        assert (
-            numbers_of([triplets], 15 - first_batch, first_batch=first_batch, **options)
-            == whole[first_batch:]
-        )
-
-
-def test_sets_are_merged_by_listing_them(triplets, tmp_path):
-    more = tiny.write_triplets(tmp_path / "more", range(23, 40), num_shards=2)
-    assert examples.read_triplet_infos([triplets, more]) == (tiny.PARAMS, 40)
-    epochs = numbers_of([triplets, more], 2, batch_size=40)
-    assert [sorted(epoch) for epoch in epochs] == [list(range(40))] * 2
-    # Mixed, not one after the other.
-    assert min(epochs[0][:10]) < 23 <= max(epochs[0][:10])
-
-
-def test_more_shards_than_are_read_at_once_and_empty_ones(tmp_path):
-    directory = tiny.write_triplets(tmp_path / "many", range(12), num_shards=15)
-    assert [sorted(epoch) for epoch in numbers_of([directory], 2, batch_size=12)] == [list(range(12))] * 2
-
-
-def test_parsed_triplets_agree_with_numpy():
-    made = [tiny.make_triplet(number) for number in range(9)]
-    batch = examples.parse_triplets([record for record, _, _ in made], tiny.PARAMS)
-    for index, role in enumerate(("anchor", "positive", "negative")):
-        windows = np.stack([windows[index] for _, windows, _ in made]).astype(np.float64)
-        assert batch[role].dtype == tf.float32
-        np.testing.assert_allclose(batch[role], np.log(windows + 0.01), atol=1e-6)
-    ids = {
-        role: [refs[index].recording_id for _, _, refs in made]
-        for index, role in ((0, "anchor"), (2, "negative"))
-    }
-    equal = batch["anchor_recording"][:, None] == batch["negative_recording"][None, :]
-    expected = np.array(ids["anchor"])[:, None] == np.array(ids["negative"])[None, :]
-    assert expected.any()
-    np.testing.assert_array_equal(equal, expected)
-    assert batch["anchor_recording"].dtype == tf.int64
-
-
-@FEW
-@given(ids=st.lists(TEXT, min_size=2, max_size=6))
-def test_fingerprints_are_equal_just_where_recordings_are(ids):
-    window = examples.encode_mel_energy(np.ones(tiny.WINDOW))
-    records = []
-    for recording_id in ids:
-        ref = examples.WindowRef("clip", recording_id, 0.0)
-        records.append(examples.encode_triplet((window,) * 3, (ref,) * 3, "test"))
-    found = examples.parse_triplets(records, tiny.PARAMS)["anchor_recording"].numpy()
-    np.testing.assert_array_equal(found[:, None] == found, np.array(ids)[:, None] == np.array(ids))
-
-
-def test_a_triplet_holds_what_it_was_made_of():
-    record, windows, refs = tiny.make_triplet(5)
-    feature = tf.train.Example.FromString(record).features.feature
-    assert feature["constraint"].bytes_list.value == [b"number:5"]
-    for role, window, ref in zip(("anchor", "positive", "negative"), windows, refs, strict=True):
-        decoded = examples.decode_mel_energy(feature[role].bytes_list.value[0], tiny.WINDOW[1])
-        np.testing.assert_array_equal(decoded, window)
-        assert feature[f"{role}_clip_id"].bytes_list.value == [ref.clip_id.encode()]
-        assert feature[f"{role}_recording_id"].bytes_list.value == [ref.recording_id.encode()]
-        assert feature[f"{role}_start_seconds"].float_list.value == [ref.start_seconds]
-    assert record == tiny.make_triplet(5)[0]
-
-
-def test_sets_of_other_mel_parameters_are_refused(triplets, tmp_path):
-    other = dataclasses.replace(tiny.PARAMS, log_offset=0.5)
-    record, _, _ = tiny.make_triplet(0)
-    directory = tiny.write_set(tmp_path / "other", examples.TRIPLETS, [[record]], mel_params=other)
-    with pytest.raises(
-        ValueError, match=r"other was made with other mel parameters: log_offset is 0\.5 and must be 0\.01"
-    ):
-        examples.read_triplet_infos([triplets, directory])
-    with pytest.raises(ValueError, match=r"log_offset is 0\.01 and must be 0\.5"):
-        examples.triplet_dataset([triplets], batch_size=1, mel_params=other)
-
-
-def test_what_cannot_be_a_stream_is_refused(triplets, tmp_path):
-    empty = tiny.write_triplets(tmp_path / "empty", [])
-    with pytest.raises(examples.DatasetError, match="empty holds no triplet"):
-        examples.read_triplet_infos([triplets, empty])
-    with pytest.raises(examples.DatasetError, match="no set of triplets was given"):
-        examples.triplet_dataset([], batch_size=1)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        examples.triplet_dataset([triplets], batch_size=0)

@@ -17,17 +17,23 @@ from tfsound import losses, models, networks
 # One process with two logical CPU devices runs every case, on one device and on two: a gradient step of
 # plain SGD with rate 1 moves the weights by the gradient of the loss.
 TWO_DEVICES = """
-import pickle, sys
+import functools, pickle, sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras
 import tiny
-from tfsound import models, networks, training
+from tfsound import losses, models, networks, training
 
 networks.ENCODERS["tiny"] = tiny.encoder
 with open(sys.argv[1], "rb") as file:
     cases = pickle.load(file)
+
+def chosen_negatives(batch):
+    anchor, positive, negative = model.embed_triplets(batch, training=True)
+    candidates, is_negative = models.all_replicas(negative), model.is_negative(batch)
+    return losses.semi_hard_negatives(anchor, positive, candidates, is_negative)
+
 results = {}
 two = training.strategy()
 assert two.num_replicas_in_sync == 2 and training.strategy() is two
@@ -41,7 +47,14 @@ for name, (semi_hard, batches) in cases.items():
             model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
             model.build((None, *tiny.WINDOW))
         before = model.get_weights()
-        data = tf.data.Dataset.from_tensor_slices(batches).batch(8)
+        # Batches of other widths of labels than the first.
+        data = functools.reduce(
+            lambda left, right: left.concatenate(right), map(tf.data.Dataset.from_tensors, batches)
+        )
+        mine, chosen = tf.function(chosen_negatives), []
+        for batch in strategy.experimental_distribute_dataset(data) if semi_hard else ():
+            parts = strategy.run(mine, args=(batch,))
+            chosen += tf.concat(strategy.experimental_local_results(parts), 0).numpy().tolist()
         history = model.fit(data, shuffle=False, verbose=0).history
         paths = [variable.path for variable in model.weights]
         evaluated = model.evaluate(data, verbose=0, return_dict=True)
@@ -52,7 +65,7 @@ for name, (semi_hard, batches) in cases.items():
             for a, b in (variable.value.values for variable in model.weights)
         ) if strategy is two else 0.0
         before, after = (dict(zip(paths, values)) for values in (before, weights))
-        results[name].append((history, evaluated, before, after, spread))
+        results[name].append((history, evaluated, before, after, spread, chosen))
 
 def gradient_of_a_gathered_row():
     rank = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -94,6 +107,17 @@ def only_negatives_of_the_other_replica():
     return batch
 
 
+def with_labels(batch, *, max_labels, seed=0):
+    """The keys that are optional: half the anchors with a class, two in five triplets mixed, weights to 2."""
+    rng, num_rows = np.random.default_rng(seed), len(batch["anchor"])
+    return batch | {
+        "anchor_label": np.where(np.arange(num_rows) % 2, rng.integers(0, 3, num_rows), -2),
+        "negative_labels": rng.integers(-1, 3, (num_rows, max_labels)),
+        "is_minable": rng.random(num_rows) < 0.6,
+        "weight": rng.uniform(0, 2, num_rows).astype(np.float32),
+    }
+
+
 def build_model(semi_hard=True, margin=0.5, optimizer=None):
     keras.utils.set_random_seed(1)
     encoder = networks.build_encoder("tiny", input_shape=tiny.WINDOW, embedding_dim=16)
@@ -108,10 +132,18 @@ def expected_loss(model, batch, *, training):
         np.concatenate([batch["anchor"], batch["positive"], batch["negative"]]), training=training
     )
     anchor, positive, negative = np.split(embeddings.numpy(), 3)
+    weights = batch.get("weight")
     if not model.semi_hard:
-        return float(losses.triplet_loss(anchor, positive, negative, margin=model.margin))
+        return float(losses.triplet_loss(anchor, positive, negative, margin=model.margin, weights=weights))
     is_negative = batch["anchor_recording"][:, None] != batch["negative_recording"][None, :]
-    return float(losses.semi_hard_triplet_loss(anchor, positive, negative, is_negative, margin=model.margin))
+    if "anchor_label" in batch:
+        same = batch["anchor_label"][:, None, None] == batch["negative_labels"]
+        is_negative &= ~same.any(axis=2)
+    loss = losses.semi_hard_triplet_loss(
+        anchor, positive, negative, negative, is_negative,
+        margin=model.margin, is_mined=batch.get("is_minable"), weights=weights,
+    )  # fmt: skip
+    return float(loss)
 
 
 @pytest.mark.parametrize("semi_hard", [True, False])
@@ -126,8 +158,13 @@ def test_plain_compile_and_fit_lower_the_loss(semi_hard):
 
 
 def test_a_step_reports_the_loss_before_it_and_applies_the_gradient():
-    for semi_hard in (True, False):
-        model, batch = build_model(semi_hard), make_batch()
+    plain, labelled = make_batch(), with_labels(make_batch(), max_labels=2)
+    for key in ("is_minable", "anchor_label", "weight"):
+        other = labelled | {key: labelled[key][::-1].copy()}
+        losses_of_both = [expected_loss(build_model(), batch, training=True) for batch in (labelled, other)]
+        assert abs(np.subtract(*losses_of_both)) > 0.001, f"{key} has no say, nothing tested"
+    for semi_hard, batch in ((True, plain), (False, plain), (True, labelled), (False, labelled)):
+        model = build_model(semi_hard)
         expected = expected_loss(model, batch, training=True)  # moves the moving averages, not the weights
         before = [variable.numpy() for variable in model.trainable_variables]
         with tf.GradientTape() as tape:
@@ -168,8 +205,8 @@ def test_the_metrics_are_means_over_the_rows_of_an_epoch():
     assert [metric.name for metric in model.metrics] == ["loss", "positive_distance", "negative_distance"]
 
 
-def test_a_negative_of_the_anchors_own_recording_never_serves():
-    model, batch = build_model(), make_batch()
+def test_a_batch_of_one_recording_costs_nothing_and_changes_no_weight():
+    model, batch = build_model(optimizer=keras.optimizers.Adam(0.01)), make_batch()
     batch["anchor_recording"] = batch["negative_recording"] = np.zeros(8, np.int64)
     before = [variable.numpy() for variable in model.trainable_variables]
     assert model.train_step(batch)["loss"] == 0
@@ -177,6 +214,49 @@ def test_a_negative_of_the_anchors_own_recording_never_serves():
         np.testing.assert_array_equal(old, variable)
     # Without mining, a triplet's own negative stands, whatever its recording.
     assert build_model(semi_hard=False).train_step(batch)["loss"] > 0
+
+
+def test_a_negative_with_the_anchors_class_never_serves():
+    model, batch = build_model(), make_batch(num_recordings=1000)
+    batch |= {"anchor_label": np.full(8, 5), "negative_labels": np.full((8, 1), 5)}
+    assert model.train_step(batch)["loss"] == 0
+    batch["anchor_label"][:] = -2
+    assert build_model().train_step(batch)["loss"] > 0
+
+
+def test_triplets_that_are_not_minable_keep_their_negatives():
+    batch = make_batch() | {"is_minable": np.zeros(8, bool)}
+    expected = build_model(semi_hard=False).train_step(batch)["loss"]
+    np.testing.assert_allclose(build_model().train_step(batch)["loss"], expected, rtol=1e-6)
+    assert abs(expected - build_model().train_step(make_batch())["loss"]) > 0.01
+
+
+@pytest.mark.parametrize("semi_hard", [True, False])
+def test_a_source_of_weight_0_teaches_nothing(semi_hard):
+    batch, noise = make_batch(num_recordings=1000), make_batch(9)
+    weight = np.repeat(np.float32([1, 0]), 4)
+    trained = []
+    for positive in (batch["positive"], np.concatenate([batch["positive"][:4], noise["positive"][4:]])):
+        model = build_model(semi_hard)
+        model.audio_encoder.get_layer("norm").trainable = False  # whose statistics all rows share
+        model.train_step(batch | {"positive": positive, "weight": weight})
+        trained.append(model.get_weights())
+    for one, other in zip(*trained, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_plain_triplets_in_numpy_train_by_fit():
+    batch = make_batch(num_rows=16, num_recordings=16)
+    build_model().fit(batch, batch_size=8, verbose=0)
+    del batch["anchor_recording"], batch["negative_recording"]
+    build_model(semi_hard=False).fit(batch, batch_size=8, verbose=0)
+
+
+def test_mining_without_recordings_is_refused():
+    batch = make_batch()
+    del batch["negative_recording"]
+    with pytest.raises(ValueError, match=r"got no negative_recording; add them to the batch or pass semi_h"):
+        build_model().train_step(batch)
 
 
 def test_calling_and_predicting_embed():
@@ -211,15 +291,18 @@ def test_a_negative_margin_is_refused():
 # Two devices.
 
 CASES = {
-    "semi_hard": (True, make_batch()),
-    "own_negatives": (False, make_batch()),
-    "negatives_elsewhere": (True, only_negatives_of_the_other_replica()),
-}
+    "semi_hard": (True, [make_batch()]),
+    "own_negatives": (False, [with_labels(make_batch(), max_labels=0)]),
+    "negatives_elsewhere": (True, [only_negatives_of_the_other_replica()]),
+    "labels": (
+        True, [with_labels(make_batch(n, num_recordings=9), max_labels=n, seed=n) for n in (3, 0, 1)],
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def two_devices(tmp_path_factory):
-    """{case: (one device, two devices)}, each (history, evaluation, weights before, after, spread)."""
+    """{case: (one device, two devices)}: history, evaluation, weights before, after, spread, negatives."""
     folder = tmp_path_factory.mktemp("two_devices")
     (folder / "cases.pickle").write_bytes(pickle.dumps(CASES))
     subprocess.run(
@@ -246,6 +329,9 @@ def test_two_devices_take_the_step_of_one(two_devices, case):
         largest = max(largest, np.abs(gradients[0]).max())
     assert largest > 0.01, "no gradient, nothing compared"
     assert two[4] == 0, "the replicas drifted apart"
+    semi_hard, batches = CASES[case]
+    assert len(one[5]) == (8 * len(batches) if semi_hard else 0)
+    assert two[5] == one[5]
 
 
 def test_a_gradient_flows_back_to_the_device_that_a_row_came_from(two_devices):

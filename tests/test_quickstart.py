@@ -13,7 +13,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfsound import cli, datasets, networks, quickstart, training
+from tfsound import cli, datasets, examples, networks, quickstart, training
 
 PICTURES = ("evaluation.png", "neighbours.png", "map.png", "training.png")
 SMALL = ("--encoder", "tiny", "--num-steps", "3", "--batch-size", "8", "--num-triplets", "32")
@@ -157,6 +157,9 @@ def test_labels_that_nobody_shares(tmp_path, capsys):
     folder = tmp_path / "sounds"
     write_sounds(folder, [f"kind {number}/a.wav" for number in range(4)])
     assert run(tmp_path / "output", "--audio-dir", folder) == 0
+    # Two recordings of two windows make 8 different triplets, which may come again.
+    triplets = str(tmp_path / "output" / "without_fold_1" / "triplets")
+    assert examples.read_dataset_info(triplets, kind=examples.TRIPLETS).num_examples == 32
     text = capsys.readouterr().out
     assert "Too few held-out clips share a label, so the scores go by recordings." in text
     assert "mAP by recordings, 4 segments" in text

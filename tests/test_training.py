@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 import tiny
 
-from tfsound import examples, networks, training
+from tfsound import examples, models, networks, training
 
 NUM_TRIPLETS = 40
 # 12 steps with a checkpoint every 5: epochs of 5, 5 and 2 steps.
@@ -67,7 +67,7 @@ training.train([triplets], output + "/constant", **short)
 
 original = training._Progress.on_train_batch_end
 def interrupting(self, batch, logs=None):
-    if training._steps_done(self.model) == 8:
+    if training.steps_done(self.model) == 8:
         raise KeyboardInterrupt
     original(self, batch, logs)
 
@@ -161,8 +161,8 @@ def test_a_run_leaves_what_it_says(whole_run, triplets):
     assert checkpoint_names(output) == ["step-00000010", "step-00000012"]
     config = json.loads(pathlib.Path(output, "config.json").read_text())
     assert config == SETTINGS | {
-        "triplets": [triplets], "num_triplets": NUM_TRIPLETS, "margin": 0.1, "semi_hard": True,
-        "precision": "float32", "learning_rate_decay": "cosine",
+        "triplets": [triplets], "num_triplets": NUM_TRIPLETS, "margin": 0.1, "mining": "on",
+        "constraints": [], "source_weights": [], "precision": "float32", "learning_rate_decay": "cosine",
     }  # fmt: skip
     info = json.loads(pathlib.Path(output, "encoder.json").read_text())
     assert info == {"config": config, "mel_params": tiny.PARAMS.to_dict()}
@@ -264,12 +264,101 @@ def test_bfloat16_trains(triplets, tmp_path):
 def test_the_small_resnet_trains_without_mining_at_a_constant_rate(triplets, tmp_path):
     output = str(tmp_path / "run")
     training.train(
-        [triplets], output, encoder="resnet_small", num_steps=2, batch_size=4, semi_hard=False,
+        [triplets], output, encoder="resnet_small", num_steps=2, batch_size=4, mining="off",
         learning_rate=1e-4, learning_rate_decay="constant",
     )  # fmt: skip
     (row,) = training.read_log(f"{output}/log.csv")
     assert row["learning_rate"] == pytest.approx(1e-4)
     assert training.load_encoder(output)[0].output_shape == (None, networks.EMBEDDING_DIM)
+
+
+# Mining and the weights of sources.
+
+
+@pytest.mark.parametrize(
+    ("constraints", "expected"),
+    [
+        (["noise:0.5"], "off"),
+        (["translation:10"], "off"),
+        (["mixing"], "off"),
+        (["proximity:10"], "on"),
+        (["labels"], "on"),
+        (["noise:0.5", "translation:10"], "on"),
+        (["mixing:0.25", "noise:0.5", "proximity:10", "translation:10"], "on"),
+        (["noise:0.5", "noise:1.0"], "off"),  # one constraint, twice
+        (["of_their_own"], "on"),
+        ([], "on"),
+    ],
+)
+def test_mining_is_decided_as_in_section_4_2(constraints, expected):
+    assert training.decide_mining("auto", constraints) == expected
+    for asked in ("on", "off"):
+        assert training.decide_mining(asked, constraints) == asked
+
+
+def write_named_set(directory, numbers, constraints):
+    records = [[tiny.make_triplet(number)[0] for number in numbers]]
+    parameters = {"constraints": constraints}
+    return tiny.write_set(directory, examples.TRIPLETS, records, parameters=parameters)
+
+
+@pytest.fixture(scope="module")
+def named_sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    return [
+        write_named_set(folder / name, range(start, start + 20), [f"{name}:1"])
+        for start, name in ((0, "noise"), (20, "mixing"))
+    ]
+
+
+def config_of(run):
+    return json.loads(pathlib.Path(run, "config.json").read_text())
+
+
+@pytest.mark.parametrize("num_sets", [1, 2])
+def test_the_sets_of_a_run_decide_whether_it_mines(named_sets, tmp_path, capfd, monkeypatch, num_sets):
+    mined = []
+    original = models.losses.semi_hard_triplet_loss
+    monkeypatch.setattr(
+        models.losses, "semi_hard_triplet_loss", lambda *args, **kw: mined.append(1) or original(*args, **kw)
+    )
+    output, settings = str(tmp_path / "run"), SETTINGS | {"num_steps": 2}
+    training.train(named_sets[:num_sets], output, **settings)
+    decided = {1: "off", 2: "on"}[num_sets]
+    constraints = {1: ["noise:1"], 2: ["mixing:1", "noise:1"]}[num_sets]
+    assert (config_of(output)["mining"], config_of(output)["constraints"]) == (decided, constraints)
+    assert bool(mined) == (decided == "on")
+    assert f"mining {decided}, for {', '.join(constraints)}\n" in capfd.readouterr().err
+
+
+def test_a_run_resumes_by_what_was_decided_and_not_by_the_word_for_it(named_sets, tmp_path):
+    output = interrupted_run(named_sets[0], str(tmp_path / "run"), 6)  # auto: off
+    with pytest.raises(training.TrainingError, match=r"\(mining: 'off' then, 'on' now\)"):
+        training.train(named_sets[:1], output, mining="on", **SETTINGS)
+    training.train(named_sets[:1], output, mining="off", **SETTINGS)
+
+
+def test_a_set_made_again_under_another_constraint_does_not_resume(tmp_path):
+    directory = write_named_set(tmp_path / "set", range(20), ["noise:0.5"])
+    output = interrupted_run(directory, str(tmp_path / "run"), 6)
+    shutil.rmtree(directory)
+    write_named_set(directory, range(20), ["noise:1.0"])
+    with pytest.raises(
+        training.TrainingError, match=r"\(constraints: \['noise:0.5'\] then, \['noise:1.0'\] now"
+    ):
+        training.train([directory], output, **SETTINGS)
+
+
+def test_source_weights_scale_the_loss(named_sets, tmp_path):
+    losses = []
+    for number, weights in enumerate([(), (2.0, 2.0), (2.0, 0.0), (0.0, 2.0)]):
+        output, settings = str(tmp_path / str(number)), SETTINGS | {"num_steps": 1, "margin": 1.0}
+        run = training.train(named_sets, output, source_weights=weights, **settings)
+        losses.append(run.final["loss"])
+        assert config_of(output)["source_weights"] == list(weights)
+    plain, doubled, *each = losses
+    assert min(each) > 0
+    np.testing.assert_allclose([doubled, sum(each)], [2 * plain, 2 * plain], rtol=1e-5)
 
 
 def test_progress_leaves_few_lines_in_a_log_file_and_no_warnings(triplets, tmp_path, capfd, recwarn):
@@ -443,6 +532,12 @@ def test_a_folder_of_others_is_left_alone(triplets, tmp_path, name, overwrite):
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
         ({"precision": "float16"}, r"precision must be one of \['bfloat16', 'float32'\], got 'float16'"),
+        ({"mining": "sometimes"}, "mining must be 'auto', 'on' or 'off', got 'sometimes'"),
+        ({"source_weights": (1.0, 2.0)}, "source_weights must be one for each of 1 folders, got 2"),
+        ({"source_weights": (-1.0,)}, r"source_weights must be finite, .* not all 0, got \[-1\.0\]"),
+        ({"source_weights": (float("nan"),)}, r"source_weights must be finite, .*, got \[nan\]"),
+        ({"source_weights": (float("inf"),)}, r"source_weights must be finite, .*, got \[inf\]"),
+        ({"source_weights": (0.0,)}, r"source_weights must be finite, .* not all 0, got \[0\.0\]"),
         ({"batch_size": 41}, "batch_size 41 exceeds the 40 triplets; lower it or sample more"),
         ({"margin": -1.0}, r"margin must be at least 0, got -1\.0"),
         ({"encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),
@@ -482,7 +577,7 @@ def test_weights_that_are_no_numbers_are_not_kept(triplets, tmp_path, monkeypatc
         return features + keras.ops.sqrt(0.0 * features)  # finite, with a gradient of 0 / 0
 
     monkeypatch.setitem(networks.ENCODERS, "breaks", breaks_at_the_first_gradient)
-    settings = SETTINGS | {"encoder": "breaks", "num_steps": 1, "semi_hard": False, "margin": 1.0}
+    settings = SETTINGS | {"encoder": "breaks", "num_steps": 1, "mining": "off", "margin": 1.0}
     with pytest.raises(
         training.TrainingError, match=r"weights are no longer numbers at step 1 \(loss=[\d.]+ "
     ):
@@ -508,7 +603,7 @@ def test_a_shard_damaged_while_training_is_named(tmp_path, monkeypatch, damage):
 
         def stale(*arguments, **keywords):
             calls.append(1)
-            return known if len(calls) < 2 else REAL(*arguments, **keywords)
+            return known if len(calls) < 3 else REAL(*arguments, **keywords)
 
         REAL = examples.read_dataset_info  # noqa: N806
         monkeypatch.setattr(examples, "read_triplet_infos", lambda *arguments: info)

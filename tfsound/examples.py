@@ -11,6 +11,7 @@ Strings are UTF-8.
 
 import dataclasses
 import json
+import math
 import os
 import typing
 from collections.abc import Iterator, Sequence
@@ -448,14 +449,16 @@ def triplet_dataset(
       A data set of `parse_triplets` batches, with `weight`: float32, (batch,), that of each triplet's set.
 
     Raises:
-      DatasetError, ValueError: see `read_triplet_infos`; also a batch size below 1, or a number of weights
-        that is not that of the sets.
+      DatasetError, ValueError: see `read_triplet_infos`; also a batch size below 1, a number of weights that
+        is not that of the sets, or a weight that is negative or no number.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     weights = weights or [1.0] * len(directories)
     if len(weights) != len(directories):
         raise ValueError(f"weights must be one a set of triplets, {len(directories)}, got {len(weights)}.")
+    if not all(0 <= weight < math.inf for weight in weights) or (directories and not any(weights)):
+        raise ValueError(f"weights must be finite and at least 0, not all 0, got {list(weights)}.")
     mel_params, num_triplets = read_triplet_infos(directories, mel_params)
     infos = [read_dataset_info(directory, kind=TRIPLETS) for directory in directories]
     paths = tf.constant(_shard_paths(directories, infos))

@@ -31,15 +31,20 @@ class TripletModel(keras.Model):
     Args:
       audio_encoder: log-mel (batch, frames, mel_bins) -> unit-norm (batch, embedding_dim).
       margin: delta of equation 1.
-      semi_hard: reassign negatives within the batch (section 3.1), or keep each triplet's own. A candidate
-        of an anchor's own recording never serves it.
+      semi_hard: reassign negatives within the global batch (section 3.1), or keep each triplet's own.
 
-    Batches are those of `examples.triplet_dataset`; each replica must have as many rows as the others.
+    A batch is a dictionary as `examples.triplet_dataset` gives it; each replica must have as many rows as the
+    others. `anchor`, `positive`, `negative`: log-mel, float32, (batch, frames, mel_bins). The recordings that
+    mining needs: `anchor_recording`, `negative_recording`, int64, (batch,). The rest may be missing:
+      is_minable: bool, (batch,); false keeps a triplet's own negative. All are minable by default.
+      anchor_label, negative_labels: int64, (batch,) and (batch, max_labels), see `losses.allowed_negatives`;
+        no labels by default.
+      weight: float32, (batch,), what a triplet's source counts; 1 by default.
 
     Raises:
-      ValueError: a negative margin.
+      ValueError: a negative margin; a batch without the recordings that mining needs.
 
-    Source: Jansen et al. 2018, sections 3.1 and 4.2.
+    Source: Jansen et al. 2018, sections 3.1, 3.2.4, 3.2.6 and 4.2.
     """
 
     def __init__(self, audio_encoder: keras.Model, *, margin: float = 0.1, semi_hard: bool = True, **kwargs):
@@ -99,12 +104,31 @@ class TripletModel(keras.Model):
         self, batch: dict[str, tf.Tensor], anchor: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor
     ) -> tf.Tensor:
         """The mean loss of this replica's rows, against negatives of all replicas where mined."""
+        weights = batch.get("weight")
         if not self.semi_hard:
-            return losses.triplet_loss(anchor, positive, negative, margin=self.margin)
-        is_negative = batch["anchor_recording"][:, None] != all_replicas(batch["negative_recording"])
+            return losses.triplet_loss(anchor, positive, negative, margin=self.margin, weights=weights)
         return losses.semi_hard_triplet_loss(
-            anchor, positive, all_replicas(negative), is_negative, margin=self.margin
-        )
+            anchor, positive, negative, all_replicas(negative), self.is_negative(batch),
+            margin=self.margin, is_mined=batch.get("is_minable"), weights=weights,
+        )  # fmt: skip
+
+    def is_negative(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Which negatives of the global batch may serve this replica's anchors: (batch, global_batch)."""
+        missing = {"anchor_recording", "negative_recording"} - set(batch)
+        if missing:
+            raise ValueError(
+                f"mining needs the recordings of a triplet, got no {' and no '.join(sorted(missing))}; "
+                "add them to the batch or pass semi_hard=False."
+            )
+        labels = batch.get("negative_labels")
+        if labels is not None:
+            # One more column of padding: all_gather of a tensor without elements ends the process.
+            labels = all_replicas(tf.pad(labels, [[0, 0], [0, 1]], constant_values=-1))
+        recordings = batch["anchor_recording"], all_replicas(batch["negative_recording"])
+        return losses.allowed_negatives(*recordings, batch.get("anchor_label"), labels)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Does nothing, for the encoder is built. Keras would average a batch over replicas, bools too."""
 
     def _updated_metrics(self, loss, anchor, positive, negative) -> dict[str, tf.Tensor]:
         self._loss_mean.update_state(loss)

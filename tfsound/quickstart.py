@@ -3,14 +3,23 @@
 import collections
 import dataclasses
 import itertools
-import json
 import os
-import shutil
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfsound import datasets, evaluation, examples, mel, metrics, networks, plots, sampling, training
+from tfsound import (
+    datasets,
+    evaluation,
+    examples,
+    mel,
+    metrics,
+    networks,
+    plots,
+    resumption,
+    sampling,
+    training,
+)
 from tfsound.beam.examples import make_examples
 from tfsound.beam.output import FAILURES_NAME
 from tfsound.beam.triplets import sample_triplets
@@ -18,7 +27,6 @@ from tfsound.export import saved_model
 
 _MAX_FOLDS = 5
 _MIN_RECORDINGS = 4  # two to learn from and two to score
-_PARAMETERS_NAME = "quickstart.json"
 _LOG_ROWS = 20  # points of the training curve
 _SHOWN_SECONDS = 10.0
 _MAX_DRAWN = 1000
@@ -106,7 +114,9 @@ def quickstart(
     settings = {name: value for name, value in locals().items() if name not in ("output", "overwrite")}
     settings["dataset"] = dataset or ("folder" if audio_dir else "synthetic")
     _require_valid(settings)
-    _take_up(output, settings, overwrite)
+    # How many failures are borne changes nothing that is kept.
+    kept = {name: value for name, value in settings.items() if name != "max_failure_fraction"}
+    resumption.take_up(output, kept, overwrite=overwrite, job="quickstart")
     rows = _make_manifest(output, settings)
     folds = folds or (min(row.fold for row in rows),)
     _announce(rows, folds, output, settings)
@@ -145,33 +155,6 @@ def _require_valid(settings: dict) -> None:
             "num_steps must be at least 1 and batch_size from 1 to num_triplets, got "
             f"{settings['num_steps']}, {settings['batch_size']} and {settings['num_triplets']}."
         )
-
-
-def _take_up(output: str, settings: dict, overwrite: bool) -> None:
-    """Makes the output folder, or goes on with one that was begun with the same parameters."""
-    path = os.path.join(output, _PARAMETERS_NAME)
-    names = os.listdir(output) if os.path.isdir(output) else []
-    # How many failures are borne changes nothing that is kept. JSON makes lists of tuples.
-    settings = {name: value for name, value in settings.items() if name != "max_failure_fraction"}
-    settings = json.loads(json.dumps(settings))
-    if overwrite and _PARAMETERS_NAME in names:
-        shutil.rmtree(output)
-    elif names not in ([], [_PARAMETERS_NAME]):  # alone, it says of what nothing came
-        if _PARAMETERS_NAME not in names:
-            raise ValueError(f"{output} exists and is no output of quickstart; name another --output.")
-        with open(path) as file:
-            begun = json.load(file)
-        different = [key for key in settings if begun.get(key) != settings[key]]
-        if different:
-            shown = ", ".join(f"{key}: {begun.get(key)!r} then, {settings[key]!r} now" for key in different)
-            raise ValueError(
-                f"{output} was begun with other parameters ({shown}); "
-                "pass --overwrite to start anew, or name another --output."
-            )
-        return
-    os.makedirs(output, exist_ok=True)
-    with open(path, "w") as file:
-        json.dump(settings, file, indent=1)
 
 
 def _make_manifest(output: str, settings: dict) -> list[datasets.ManifestRow]:
@@ -316,6 +299,7 @@ def _train_without(fold: str, clips: str, output: str, settings: dict) -> str:
         sample_triplets(
             clips, triplets, constraints=(f"proximity:{settings['max_time_gap_seconds']}",),
             count=settings["num_triplets"], exclude_folds=(fold,), seed=settings["seed"],
+            allow_repeats=True,  # a few recordings of one's own have few triplets
         )  # fmt: skip
     if not _is_trained(run):
         training.train(

@@ -22,19 +22,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfsound import examples, mel, models, networks
+from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
 
 ENCODER_NAME = "encoder.keras"
 ENCODER_INFO_NAME = "encoder.json"
 _CONFIG_NAME = "config.json"
 _CHECKPOINTS = "checkpoints"
-_WEIGHTS_NAME = "model.weights.h5"
 LOG_NAME = "log.csv"
-_KEPT_CHECKPOINTS = 2
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot start or go on; the message says why and what to do."""
+# The constraints that the paper trains without mining where each is alone (section 4.2).
+_UNMINED_ALONE = {"noise", "translation", "mixing"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,65 +70,6 @@ def _write_json(path: str, fields: dict) -> None:
     os.replace(temporary, path)
 
 
-def _steps_done(model: keras.Model) -> int:
-    # A mirrored variable converts to an array, and not to an int.
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-
-
-class Checkpoints(keras.callbacks.Callback):
-    """Saves model and optimizer at the end of each epoch, atomically; keeps the last two.
-
-    Args:
-      directory: where checkpoints lie, `step-<number>` each.
-    """
-
-    def __init__(self, directory: str):
-        super().__init__()
-        self._directory = directory
-        os.makedirs(directory, exist_ok=True)
-
-    def steps(self) -> list[int]:
-        """The steps of the complete checkpoints, ascending."""
-        names = [name.removeprefix("step-") for name in os.listdir(self._directory)]
-        return sorted(int(name) for name in names if name.isdigit())
-
-    def _path(self, step: int) -> str:
-        return os.path.join(self._directory, f"step-{step:08d}")
-
-    def restore(self, model: keras.Model) -> int:
-        """Loads the last readable checkpoint into a built model and optimizer; returns its step, 0 for none.
-
-        Where one cannot be read (the machine lost power, say), the one before it serves.
-
-        Raises:
-          TrainingError: there are checkpoints, and none can be read.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
-            try:
-                model.load_weights(os.path.join(self._path(step), _WEIGHTS_NAME))
-                return step
-            except OSError as error:
-                print(f"{self._path(step)} cannot be read ({error}); trying an older one.", file=sys.stderr)
-        if steps:
-            raise TrainingError(f"no checkpoint in {self._directory} can be read; pass --overwrite.")
-        return 0
-
-    def save(self) -> None:
-        step = _steps_done(self.model)
-        temporary = self._path(step) + ".tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.makedirs(temporary)
-        self.model.save_weights(os.path.join(temporary, _WEIGHTS_NAME))
-        shutil.rmtree(self._path(step), ignore_errors=True)  # one that could not be read
-        os.rename(temporary, self._path(step))
-        for old in self.steps()[:-_KEPT_CHECKPOINTS]:
-            shutil.rmtree(self._path(old))
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        self.save()
-
-
 class _Progress(keras.callbacks.Callback):
     """One bar over all steps: rate, time left, loss."""
 
@@ -157,7 +95,7 @@ class _Watch(keras.callbacks.Callback):
     """Adds the learning rate to what the loggers write, before them; stops a run that has diverged."""
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        step = _steps_done(self.model)
+        step = steps_done(self.model)
         means = " ".join(f"{name}={value:.4g}" for name, value in logs.items())
         if not all(math.isfinite(value) for value in logs.values()):
             raise TrainingError(f"the loss is no longer a number at step {step} ({means}); {_REMEDY}")
@@ -176,7 +114,7 @@ class _Log(keras.callbacks.Callback):
         self._rows = [row for row in read_log(path) if row["epoch"] < first_epoch]
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        step = _steps_done(self.model)
+        step = steps_done(self.model)
         self._rows.append({"epoch": epoch, "step": step, **logs})
         with open(self._path + ".tmp", "w", newline="") as file:
             writer = csv.DictWriter(file, list(self._rows[0]))
@@ -233,6 +171,34 @@ def learning_rate_schedule(learning_rate: float, num_steps: int, decay: str):
     raise ValueError(f"learning_rate_decay must be 'constant' or 'cosine', got {decay!r}.")
 
 
+def decide_mining(mining: str, constraints: list[str]) -> str:
+    """Whether negatives are mined: `on` or `off`.
+
+    Args:
+      mining: `on`, `off` or `auto`, as the paper does: off for noise, translation or mixing alone, on for
+        labels, for proximity, and for several constraints together. A constraint that is not of the paper
+        is mined.
+      constraints: those of the triplets, `name` or `name:parameter`.
+
+    Raises:
+      ValueError: another word for `mining`.
+
+    Source: Jansen et al. 2018, section 4.2.
+    """
+    if mining in ("on", "off"):
+        return mining
+    if mining != "auto":
+        raise ValueError(f"mining must be 'auto', 'on' or 'off', got {mining!r}.")
+    names = {constraint.partition(":")[0] for constraint in constraints}
+    return "off" if len(names) == 1 and names <= _UNMINED_ALONE else "on"
+
+
+def _constraints(triplets: list[str]) -> list[str]:
+    """The constraints that the sidecars of triplet sets name."""
+    infos = [examples.read_dataset_info(directory, kind=examples.TRIPLETS) for directory in triplets]
+    return sorted({text for info in infos for text in info.parameters.get("constraints", ())})
+
+
 def train(
     triplets: list[str],
     output: str,
@@ -244,7 +210,8 @@ def train(
     learning_rate: float = 1e-3,
     learning_rate_decay: str = "cosine",
     margin: float = 0.1,
-    semi_hard: bool = True,
+    mining: str = "auto",
+    source_weights: tuple[float, ...] = (),
     precision: str = "float32",
     steps_per_checkpoint: int = 100,
     seed: int = 0,
@@ -252,8 +219,8 @@ def train(
 ) -> TrainingRun:
     """Trains an encoder on triplets, on all devices of this machine; resumes a run that was cut off.
 
-    The paper trains ResNet-50 with Adam at a constant 1e-4 with mining (section 4.2): `--encoder resnet50
-    --learning-rate 1e-4 --learning-rate-decay constant`.
+    The paper trains ResNet-50 with Adam at a constant 1e-4 where it mines, and at 1e-6 where it does not
+    (section 4.2): `--encoder resnet50 --learning-rate 1e-4 --learning-rate-decay constant`.
 
     Args:
       triplets: folders of triplet examples; several are merged.
@@ -265,7 +232,10 @@ def train(
       learning_rate: Adam's, at the start.
       learning_rate_decay: `cosine` to 0 over all steps, or `constant`.
       margin: how much farther a negative must be than the positive, in squared distance.
-      semi_hard: reassign negatives within the batch to the closest that is farther than the positive.
+      mining: `on` reassigns negatives within the batch, over all devices, to the closest that is farther
+        than the positive; `off` keeps each triplet's own; `auto` decides by the triplets' constraints as the
+        paper does, `off` for noise, translation or mixing alone. Mixed triplets always keep their own.
+      source_weights: what a triplet of each folder counts in the loss; 1 each by default.
       precision: `float32` or `bfloat16`.
       steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
       seed: of initial weights and of the order of the data.
@@ -279,14 +249,18 @@ def train(
       out of range; TrainingError: the folder holds another run, or the loss is no longer a number.
     """
     mel_params, num_triplets = examples.read_triplet_infos(list(triplets))
+    constraints = _constraints(list(triplets))
     config = {
-        "triplets": list(triplets), "num_triplets": num_triplets, "encoder": encoder,
-        "embedding_dim": embedding_dim, "num_steps": num_steps, "batch_size": batch_size,
-        "learning_rate": learning_rate, "learning_rate_decay": learning_rate_decay, "margin": margin,
-        "semi_hard": semi_hard, "precision": precision, "steps_per_checkpoint": steps_per_checkpoint,
-        "seed": seed,
+        "triplets": list(triplets), "num_triplets": num_triplets, "constraints": constraints,
+        "encoder": encoder, "embedding_dim": embedding_dim, "num_steps": num_steps,
+        "batch_size": batch_size, "learning_rate": learning_rate,
+        "learning_rate_decay": learning_rate_decay, "margin": margin,
+        "mining": decide_mining(mining, constraints), "source_weights": list(source_weights),
+        "precision": precision, "steps_per_checkpoint": steps_per_checkpoint, "seed": seed,
     }  # fmt: skip
     _require_valid(config)
+    shown = ", ".join(constraints) or "triplets of unnamed constraints"
+    print(f"mining {config['mining']}, for {shown}", file=sys.stderr)
     keras.utils.set_random_seed(seed)
     with strategy().scope():
         # Before the run's folder, so that settings which no model can be made of leave none.
@@ -310,6 +284,11 @@ def _require_valid(config: dict) -> None:
         )
     if not 0 < config["learning_rate"] < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {config['learning_rate']}.")
+    weights, num_sets = config["source_weights"], len(config["triplets"])
+    if weights and len(weights) != num_sets:
+        raise ValueError(f"source_weights must be one for each of {num_sets} folders, got {len(weights)}.")
+    if weights and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+        raise ValueError(f"source_weights must be finite, at least 0 and not all 0, got {weights}.")
     if config["precision"] not in PRECISIONS:
         raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {config['precision']!r}.")
     num_replicas = strategy().num_replicas_in_sync
@@ -326,7 +305,7 @@ def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.TripletMo
         embedding_dim=config["embedding_dim"],
         dtype_policy=PRECISIONS[config["precision"]],
     )
-    model = models.TripletModel(audio_encoder, margin=config["margin"], semi_hard=config["semi_hard"])
+    model = models.TripletModel(audio_encoder, margin=config["margin"], semi_hard=config["mining"] == "on")
     rate = learning_rate_schedule(config["learning_rate"], config["num_steps"], config["learning_rate_decay"])
     # XLA fails under MirroredStrategy, and on CPUs it costs more than it saves.
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=False)
@@ -355,8 +334,8 @@ def _fit(model, checkpoints: Checkpoints, first_step: int, config: dict, mel_par
             if epoch >= end or not steps:
                 continue
             data = examples.triplet_dataset(
-                config["triplets"], batch_size=config["batch_size"], seed=config["seed"],
-                mel_params=mel_params, first_batch=epoch * interval,
+                config["triplets"], batch_size=config["batch_size"], weights=config["source_weights"],
+                seed=config["seed"], mel_params=mel_params, first_batch=epoch * interval,
             )  # fmt: skip
             model.fit(
                 data, initial_epoch=epoch, epochs=end, steps_per_epoch=steps, shuffle=False, verbose=0,

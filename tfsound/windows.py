@@ -8,6 +8,7 @@ class can be found by its number while one bucket is in memory.
 Classes are numbers into the set's sorted label names.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -115,7 +116,7 @@ class Bucket:
         """Number `rank` of the windows that are not of a class."""
         members = self.members(label_class)
         # Before member number i stand members[i] - i windows of other classes.
-        return rank + int((members - np.arange(len(members))).searchsorted(rank, side="right"))
+        return rank + bisect.bisect_right(range(len(members)), rank, key=lambda i: int(members[i]) - i)
 
     def location(self, window: int) -> WindowLocation:
         clip = self.window_clip[window]

@@ -11,7 +11,15 @@ import platform
 import subprocess
 import sys
 
-BENCHMARKS = ("mel_front_end", "examples_job", "triplets_job", "triplet_reader", "long_file_memory")
+BENCHMARKS = (
+    "mel_front_end",
+    "examples_job",
+    "triplets_job",
+    "triplet_reader",
+    "triplet_loss",
+    "long_file_memory",
+    "evaluation_scale",
+)
 REPORT = pathlib.Path(__file__).parents[2] / "notebooks" / "reports" / "benchmarks.md"
 
 
