@@ -12,6 +12,8 @@ IS_SUITABLE = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3,
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p $(IS_SUITABLE) 2>/dev/null && echo $$p && break; done)
 BIN = $(VENV)/bin
+# setuptools warns at length of what every editable installation is.
+INSTALL = PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable
 # tensorflow-addons has no wheels past Python 3.11, and needs a TensorFlow of its time.
 LEGACY_PYTHON ?= $(shell for p in python3.11 python3.10 python3.9; do \
 	$$p -c pass 2>/dev/null && echo $$p && break; done)
@@ -54,11 +56,11 @@ $(VENV)/bin/python:
 
 $(VENV)/.package: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@echo "Installing tfsound and TensorFlow into $(VENV): one to three minutes, 2.5 GB."
-	$(BIN)/pip install --quiet --editable .
+	$(INSTALL) .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.package
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(INSTALL) '.[test]'
 	@touch $@
 
 $(LEGACY_VENV)/.requirements: tests/conformance/requirements.txt

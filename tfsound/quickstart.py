@@ -27,6 +27,7 @@ from tfsound.export import saved_model
 
 _MAX_FOLDS = 5
 _MIN_RECORDINGS = 4  # two to learn from and two to score
+_FEW_HELD_OUT = 40  # recordings; chance decides the scores of fewer
 _LOG_ROWS = 20  # points of the training curve
 _SHOWN_SECONDS = 10.0
 _MAX_DRAWN = 1000
@@ -231,6 +232,7 @@ def _announce(rows: list[datasets.ManifestRow], folds: tuple[str, ...], output: 
         print(
             f"Fold {fold}: an encoder learns from {num_left} recordings, without labels, "
             f"and is scored on the other {num_held_out}."
+            + (" So few give rough scores." if num_held_out < _FEW_HELD_OUT else "")
         )
     num_runs = sum(not _is_trained(_run_folder(output, fold)) for fold in folds)
     if num_runs:
