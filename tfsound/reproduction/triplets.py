@@ -175,17 +175,17 @@ class _Run:
         return os.path.join(self._output, "scores", unit.kind, _slug((unit.key,)), f"fold_{unit.fold}.json")
 
     def _units(self) -> Iterator[_Unit]:
-        """Fold by fold, so that what an early end leaves is whole folds."""
+        """Fold by fold, so that what an early end leaves is whole folds; the sweeps last."""
         retrieval, classification, light = self._retrieval, self._classification, self._light
-        for number, fold in enumerate(self.folds):
+        for fold in self.folds:
             for row in self.paper.representations:
                 yield _Unit("retrieval", row.name, fold, functools.partial(retrieval, row.constraints, fold))
                 yield _Unit("classification", row.name, fold, functools.partial(classification, row, fold))
             for model in self.paper.light_models:
                 yield _Unit("light", model.name, fold, functools.partial(light, model, fold))
-            if number < self.scale.sweep_folds:
-                for constraint, _ in itertools.chain(*self.paper.sweeps.values()):
-                    yield _Unit("sweep", constraint, fold, functools.partial(retrieval, (constraint,), fold))
+        for fold in self.folds[: self.scale.sweep_folds]:
+            for constraint, _ in itertools.chain(*self.paper.sweeps.values()):
+                yield _Unit("sweep", constraint, fold, functools.partial(retrieval, (constraint,), fold))
 
     def _require_scorable(self, fold: str) -> None:
         """Raises: EvaluationError when no class of a fold has two segments, and another without it."""
