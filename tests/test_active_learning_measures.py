@@ -1,0 +1,173 @@
+"""Measures of clusters and propagated labels, and the simulation that they are taken of."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sklearn_metrics
+
+from tests.test_active_learning_clustering import blobs
+from tfsound import active_learning as al
+
+NAMES = tuple("abcde")
+
+
+def test_v_measure_by_hand():
+    assert al.v_measure(["x", "x", "y"], [7, 7, 2]) == 1
+    assert al.v_measure([0, 0, 1, 1], [0, 0, 0, 0]) == 0
+    # Homogeneity 1, completeness log 2 / log 4.
+    assert al.v_measure([0, 0, 1, 1], [0, 1, 2, 3]) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match=r"must both be \(windows,\), got \(2,\) and \(3,\)"):
+        al.v_measure([0, 1], [0, 1, 2])
+
+
+def test_active_clusters():
+    assert al.num_active_clusters([5, 5, 0, 9]) == 3
+
+
+def test_label_quality_by_hand():
+    truth = np.asarray([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]], bool)
+    labels = np.asarray([[1, 0, 0], [0.5, 0.4, 0], [0, 0.6, 0], [0, 0, 0]], np.float32)
+    found = al.label_quality(truth, labels)
+    np.testing.assert_array_equal(found.class_precision, [1, 0, np.nan])
+    np.testing.assert_array_equal(found.class_recall, [2 / 3, 0, np.nan])
+    assert (found.precision, found.recall) == (0.5, pytest.approx(1 / 3))
+    assert (found.pooled_precision, found.pooled_recall) == (pytest.approx(2 / 3), 0.5)
+    assert (found.num_labels, found.num_windows) == (3, 3)
+    assert "recall 0.333, precision 0.500" in str(found)
+
+
+def test_label_quality_of_nothing():
+    found = al.label_quality(np.zeros((2, 2), bool), np.zeros((2, 2)))
+    assert math.isnan(found.precision)
+    assert math.isnan(found.recall)
+    with pytest.raises(ValueError, match=r"must both be \(windows, classes\)"):
+        al.label_quality(np.zeros((2, 2), bool), np.zeros((2, 3)))
+
+
+matrices = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8))
+
+
+@given(matrices, st.randoms())
+@settings(max_examples=100, deadline=None)
+def test_label_quality_agrees_with_scikit_learn(truth, random):
+    labels = np.asarray([[random.random() < 0.4 for _ in row] for row in truth]).reshape(truth.shape)
+    found = al.label_quality(truth, labels)
+    options = {"average": None, "zero_division": np.nan}
+    if truth.shape[1] > 1:
+        precision = sklearn_metrics.precision_score(truth, labels, **options)
+        recall = sklearn_metrics.recall_score(truth, labels, **options)
+        np.testing.assert_allclose(found.class_precision, precision)
+        np.testing.assert_allclose(found.class_recall, recall)
+    assert found.num_labels == labels.sum()
+
+
+def true_labels(truth, num_classes=5):
+    return np.eye(num_classes, dtype=bool)[truth]
+
+
+def test_pure_clusters_give_every_window_its_label_for_one_answer_a_cluster():
+    embeddings, truth = blobs()
+    found = al.simulate(embeddings, true_labels(truth), NAMES, num_questions=5)
+    assert (found.quality.precision, found.quality.recall, found.v_measure) == (1, 1, pytest.approx(1))
+    assert len(found.asked) == found.clustering.num_active == 5
+    np.testing.assert_array_equal(found.labels, true_labels(truth))
+    assert found.known.all()
+    np.testing.assert_array_equal(np.sort(truth[found.asked]), np.arange(5))
+
+
+def test_a_smaller_budget_labels_the_largest_clusters():
+    embeddings, truth = blobs()
+    rows = np.concatenate([np.flatnonzero(truth == name)[: 4 * (1 + name)] for name in range(5)])
+    found = al.simulate(embeddings[rows], true_labels(truth[rows]), NAMES, num_questions=2, num_clusters=5)
+    assert set(truth[rows][found.asked]) == {3, 4}
+    assert found.quality.recall == pytest.approx(2 / 5)
+    assert found.quality.pooled_recall == pytest.approx(36 / 60)
+    assert found.quality.precision == 1
+
+
+def test_a_cluster_head_may_be_passed_in():
+    embeddings, truth = blobs()
+    head = np.eye(1000, 8, dtype=np.float32)
+    found = al.simulate(
+        embeddings, true_labels(truth), NAMES, num_questions=5, num_clusters=1000,
+        assign=lambda units: (units @ head.T).argmax(axis=1),
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.clustering.assignments, truth)
+    assert (found.clustering.num_clusters, found.quality.recall) == (1000, 1)
+
+
+@pytest.mark.parametrize("strategy", ["largest", "random", "diverse"])
+def test_simulations_do_not_depend_on_the_order_of_the_windows(strategy):
+    rng = np.random.default_rng(0)
+    embeddings, truth = rng.normal(size=(60, 6)), rng.integers(0, 5, 60)
+    ids = [f"clip-{number}" for number in range(60)]
+    options = {"num_questions": 7, "num_clusters": 12, "strategy": strategy, "seed": 4}
+    found = al.simulate(embeddings, true_labels(truth), NAMES, clip_ids=ids, **options)
+    order = rng.permutation(60)
+    moved = al.simulate(
+        embeddings[order], true_labels(truth[order]), NAMES, clip_ids=[ids[row] for row in order], **options
+    )
+    assert moved.questions == found.questions
+    np.testing.assert_array_equal(moved.labels, found.labels[order])
+    np.testing.assert_array_equal(order[moved.asked], found.asked)
+    np.testing.assert_array_equal(moved.clustering.assignments, found.clustering.assignments[order])
+
+
+def test_random_labelling_spreads_nothing():
+    _, truth = blobs()
+    found = al.label_at_random(true_labels(truth), NAMES, num_questions=30, seed=1)
+    assert (found.known.sum(), len(set(found.asked.tolist()))) == (30, 30)
+    np.testing.assert_array_equal(found.labels[found.known], true_labels(truth)[found.known])
+    assert (found.quality.precision, found.quality.pooled_recall) == (1, 0.3)
+    other = al.label_at_random(true_labels(truth), NAMES, num_questions=30, seed=2)
+    assert set(found.asked) != set(other.asked)
+    everything = al.label_at_random(true_labels(truth), NAMES, num_questions=100)
+    assert everything.quality.recall == 1
+
+
+@pytest.mark.parametrize("budget", [0, 101])
+def test_random_budgets_out_of_range(budget):
+    with pytest.raises(al.ActiveLearningError, match="from 1 to the number of windows, 100"):
+        al.label_at_random(true_labels(blobs()[1]), NAMES, num_questions=budget)
+
+
+def test_windows_without_a_class_are_answered_with_none():
+    embeddings, truth = blobs()
+    labels = true_labels(truth)
+    labels[truth == 2] = False
+    found = al.simulate(embeddings, labels, NAMES, num_questions=5)
+    assert math.isnan(found.v_measure)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.known.sum() == 81  # of the cluster without a class only the window that was asked about
+
+
+def test_labels_must_fit():
+    with pytest.raises(al.ActiveLearningError, match=r"true_labels must be bool \(3, 2\)"):
+        al.simulate(np.ones((3, 2), np.float32), np.zeros((3, 3), bool), "ab", num_questions=1)
+    question = al.Question("q0001", 0, 1, "clip", "recording", 0.0, 0.96)
+    with pytest.raises(al.ActiveLearningError, match="the labels of clip 'clip' are not given"):
+        al.simulated_answers([question], {})
+    (answer,) = al.simulated_answers([question], {"clip": ("dog", "cat")})
+    assert (answer.answer, answer.labels) == ("labels", ("cat", "dog"))
+
+
+def test_real_embeddings_at_a_small_budget(shared_data):
+    """50 questions to the 1,600 training clips of fold 1: half of the labels, most of them right."""
+    with np.load(shared_data / "peers" / "yamnet_meanpool_esc50.npz") as file:
+        embeddings, files = file["E"], file["f"].tolist()
+    with open(shared_data / "esc50" / "meta" / "esc50.csv", newline="") as file:
+        rows = {row["filename"]: row for row in csv.DictReader(file)}
+    names = sorted({row["category"] for row in rows.values()})
+    truth = np.asarray([names.index(rows[name]["category"]) for name in files])
+    train = np.asarray([rows[name]["fold"] != "1" for name in files])
+    found = al.simulate(embeddings[train], true_labels(truth[train], 50), names, num_questions=50)
+    baseline = al.label_at_random(true_labels(truth[train], 50), names, num_questions=50)
+    assert found.quality.recall > 0.45
+    assert found.quality.precision > 0.6
+    assert found.v_measure > 0.65
+    assert baseline.quality.recall < 0.05

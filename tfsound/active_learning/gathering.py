@@ -1,0 +1,50 @@
+"""The answers that count, from several folders of questions and from files of other tools."""
+
+from collections.abc import Iterable, Sequence
+
+from tfsound.active_learning.answer_log import WITHDRAWN, Answer, read_answers_of
+from tfsound.active_learning.exchange import read_annotations
+from tfsound.active_learning.question_set import QuestionSet, WindowKey
+from tfsound.active_learning.records import ActiveLearningError
+
+
+def gather_answers(
+    question_sets: Sequence[QuestionSet], annotations: Sequence[str] = ()
+) -> dict[WindowKey, list[Answer]]:
+    """The answers about each window, one an annotator; windows without any are absent.
+
+    Of an annotator's answers the last in a log or file counts, and of several logs and files the one with
+    the latest time. What counts may be that an answer was withdrawn.
+
+    Args:
+      question_sets: folders with their logs; copies of one, or rounds.
+      annotations: files with answers that were given elsewhere, see `read_annotations`.
+
+    Raises:
+      ActiveLearningError: a log or file that cannot be used, or a file without an answer.
+    """
+    keys = [{question.question_id: question.key for question in set_.questions} for set_ in question_sets]
+    sources: list[Iterable[tuple[int, Answer]]] = [
+        [(number, answer) for answer in read_answers_of(set_)] for number, set_ in enumerate(question_sets)
+    ]
+    for path in annotations:
+        found = read_annotations(path, question_sets)
+        if not found:
+            raise ActiveLearningError(
+                f"{path} holds no answer: no line has an `answer` or `labels`, no task a choice; fill some "
+                "in."
+            )
+        sources.append(found)
+    last: dict[tuple[WindowKey, str], Answer] = {}
+    for source in sources:
+        of_source = {
+            (keys[number][answer.question_id], answer.annotator): answer for number, answer in source
+        }
+        for key, answer in of_source.items():
+            if key not in last or last[key].time <= answer.time:
+                last[key] = answer
+    windows: dict[WindowKey, list[Answer]] = {}
+    for (window, _), answer in last.items():
+        if answer.answer != WITHDRAWN:
+            windows.setdefault(window, []).append(answer)
+    return windows

@@ -1,0 +1,97 @@
+"""Windows from ids and times: what embeddings of windows, or of whole clips, are rows of."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfsound.active_learning.question_set import WindowClusters, milliseconds
+from tfsound.active_learning.records import ActiveLearningError, shown
+
+CONTEXT_SECONDS = 0.96
+
+
+def windows_of(
+    clip_ids: Sequence[str],
+    recording_ids: Sequence[str],
+    start_seconds: Sequence[float] = (),
+    *,
+    num_windows: int,
+    window_seconds: float = CONTEXT_SECONDS,
+) -> WindowClusters:
+    """Windows that are in no cluster yet (all in cluster 0, at distance 0).
+
+    Args:
+      clip_ids: (windows,).
+      recording_ids: (windows,), the same for all windows of a clip.
+      start_seconds: (windows,), by default 0: whole clips.
+      num_windows: how many there must be.
+      window_seconds: how long each is.
+
+    Raises:
+      ActiveLearningError: other numbers of ids or times, a window that is there twice, a clip of two
+        recordings.
+    """
+    starts = np.asarray(start_seconds if len(start_seconds) else np.zeros(num_windows), np.float64)
+    for name, found in (("clip_ids", clip_ids), ("recording_ids", recording_ids), ("start_seconds", starts)):
+        if len(found) != num_windows:
+            raise ActiveLearningError(f"{name} must be one a window, {num_windows}, got {len(found)}.")
+    if not np.isfinite(starts).all() or not 0 < window_seconds < np.inf:
+        raise ActiveLearningError(
+            "start_seconds and window_seconds must be finite, and window_seconds positive."
+        )
+    rows: dict[str, int] = {}
+    recordings: list[str] = []
+    clip_index = np.empty(num_windows, np.int32)
+    for window, (clip_id, recording_id) in enumerate(zip(clip_ids, recording_ids, strict=True)):
+        row = rows.setdefault(str(clip_id), len(rows))
+        if row == len(recordings):
+            recordings.append(str(recording_id))
+        elif recordings[row] != str(recording_id):
+            raise ActiveLearningError(
+                f"clip {shown(clip_id)} is of the recordings {shown(recordings[row])} and "
+                f"{shown(recording_id)}; give it one."
+            )
+        clip_index[window] = row
+    windows = WindowClusters(
+        clip_index=clip_index,
+        start_seconds=starts,
+        cluster=np.zeros(num_windows, np.int32),
+        distance=np.zeros(num_windows, np.float32),
+        clip_ids=np.asarray(list(rows), np.str_),
+        recording_ids=np.asarray(recordings, np.str_),
+        window_seconds=float(window_seconds),
+    )
+    _refuse_repeats(windows)
+    return windows
+
+
+def _refuse_repeats(windows: WindowClusters) -> None:
+    starts = milliseconds(windows.start_seconds)
+    order = np.lexsort((starts, windows.clip_index))
+    clips, starts = windows.clip_index[order], starts[order]
+    same = np.flatnonzero((clips[1:] == clips[:-1]) & (starts[1:] == starts[:-1]))
+    if len(same):
+        clip_id = windows.clip_ids[clips[same[0]]]
+        raise ActiveLearningError(
+            f"the window of clip {shown(str(clip_id))} at {starts[same[0]] / 1000} s is there twice, as are "
+            f"{len(same) - 1} others; give each clip an id of its own."
+        )
+
+
+def canonical_order(windows: WindowClusters) -> np.ndarray:
+    """The order by clip id and time, int64, (windows,): in it nothing depends on how the windows came."""
+    ranks = np.empty(len(windows.clip_ids), np.int64)
+    ranks[np.argsort(windows.clip_ids, kind="stable")] = np.arange(len(ranks))
+    return np.lexsort((milliseconds(windows.start_seconds), ranks[windows.clip_index]))
+
+
+def select(windows: WindowClusters, order: np.ndarray) -> WindowClusters:
+    """Some of the windows, or all in another order; the clips stay as they are."""
+    return dataclasses.replace(
+        windows,
+        clip_index=windows.clip_index[order],
+        start_seconds=windows.start_seconds[order],
+        cluster=windows.cluster[order],
+        distance=windows.distance[order],
+    )
