@@ -42,12 +42,12 @@ def test_the_papers_table_2():
     assert paper_table().to_markdown() == (
         "| representation | QbE mAP | recovery | 1 layer mAP | recovery | 2 layers mAP | recovery |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        "| labels (topline) | 0.790 (1) | 100% | 0.288 (1) | 100% | 0.289 (1) | 100% |\n"
-        "| log mel (baseline) | 0.423 (1) | 0% | 0.065 (1) | 0% | 0.102 (1) | 0% |\n"
-        "| gaussian noise | 0.478 (1) | 15% | 0.096 (1) | 14% | 0.114 (1) | 6% |\n"
-        "| temporal proximity | 0.562 (1) | 38% | 0.226 (1) | 72% | 0.241 (1) | 74% |\n"
-        "| joint | 0.575 (1) | 41% | 0.244 (1) | 80% | 0.259 (1) | 84% |\n\n"
-        "Mean ± sample standard deviation (n)."
+        "| labels (topline) | 0.790 | 100% | 0.288 | 100% | 0.289 | 100% |\n"
+        "| log mel (baseline) | 0.423 | 0% | 0.065 | 0% | 0.102 | 0% |\n"
+        "| gaussian noise | 0.478 | 15% | 0.096 | 14% | 0.114 | 6% |\n"
+        "| temporal proximity | 0.562 | 38% | 0.226 | 72% | 0.241 | 74% |\n"
+        "| joint | 0.575 | 41% | 0.244 | 80% | 0.259 | 84% |\n\n"
+        "Mean ± sample standard deviation (n), or a single value."
     )
 
 
@@ -60,7 +60,7 @@ def test_folds_by_hand():
         "log mel (baseline)  0.450 ± 0.071 (2)    0% ± 0%",
         "labels (topline)    0.850 ± 0.071 (2)  100% ± 0%",
         "joint               0.590 ± 0.014 (2)  35% ± 21%",
-        "Mean ± sample standard deviation (n).",
+        "Mean ± sample standard deviation (n), or a single value.",
     ]
 
 
@@ -86,7 +86,7 @@ def test_a_column_that_one_row_alone_has():
         topline=TOPLINE,
     )
     assert table.measures == (QUERY_BY_EXAMPLE, ONE_LAYER)
-    assert [line.split()[-4:] for line in str(table).splitlines()[3:4]] == [["-", "0.300", "(1)", "-"]]
+    assert str(table).splitlines()[3].split()[-3:] == ["-", "0.300", "-"]
 
 
 @pytest.mark.parametrize("topline", [(0.4, 0.9), (0.3, 0.9)])
@@ -105,7 +105,7 @@ def test_without_references_there_are_no_recovery_columns():
         "| representation | mAP |",
         "| --- | ---: |",
         "| log mel \\| 4 x 512 | 0.032 ± 0.003 (2) |",
-        "| joint \\| 1 x 512 | 0.143 (1) |",
+        "| joint \\| 1 x 512 | 0.143 |",
     ]
     assert table.recovery("joint | 1 x 512", "mAP") is None
 

@@ -139,7 +139,7 @@ class ScoreTable:
         return rows
 
     def _notes(self) -> list[str]:
-        notes = ["Mean ± sample standard deviation (n)."]
+        notes = ["Mean ± sample standard deviation (n), or a single value."]
         flat = [measure for measure in self.measures if self.baseline and self._has_no_gap(measure)]
         if flat:
             notes.append(
@@ -169,8 +169,9 @@ def _figures(values: Sequence[float] | None) -> dict | None:
 def _score_cell(spread: metrics.MeanAndSpread | None) -> str:
     if spread is None:
         return _MISSING
-    deviation = f" ± {spread.standard_deviation:.3f}" if spread.num_values > 1 else ""
-    return f"{spread.mean:.3f}{deviation} ({spread.num_values})"
+    if spread.num_values == 1:
+        return f"{spread.mean:.3f}"
+    return f"{spread.mean:.3f} ± {spread.standard_deviation:.3f} ({spread.num_values})"
 
 
 def _recovery_cell(spread: metrics.MeanAndSpread | None) -> str:
