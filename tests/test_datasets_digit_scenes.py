@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from tfsound import datasets, media
 from tfsound.datasets import ManifestError
-from tfsound.datasets.digit_scenes import DIGITS, compose
+from tfsound.datasets.digit_scenes import DIGITS, _centred, compose
 
 SPEAKERS = ("ann", "bob", "cid")
 TAKES = (0, 1, 2, 9, 10, 11, 12, 13)
@@ -50,7 +50,7 @@ def seconds_of(path):
 
 
 def scenes(fsdd, folder, **options):
-    options = {"num_scenes": 20, "num_eval_scenes": 20, "scene_seconds": 6} | options
+    options = {"num_scenes": 20, "num_eval_scenes": 20, "scene_seconds": 6, "levels": "recorded"} | options
     return compose(str(fsdd), scenes_dir=str(folder), **options)
 
 
@@ -153,6 +153,7 @@ def test_what_is_there_is_kept_and_what_is_missing_is_added(fsdd, tmp_path):
         ({"num_eval_scenes": 0}, "num_eval_scenes must be from 1"),
         ({"scene_seconds": 0}, "scene_seconds must be from 1 to 3600, got 0"),
         ({"split_by": "rooms"}, "split_by must be one of takes, speakers, got 'rooms'"),
+        ({"levels": "loud"}, "levels must be one of equal, recorded, got 'loud'"),
         ({"scenes_dir": ""}, "scenes_dir is empty, expected the folder to write the scenes into; give one"),
     ],
 )
@@ -206,3 +207,16 @@ def test_real_digits_make_scenes(shared_data, tmp_path):
         loud = np.sqrt(np.mean(waveform.reshape(10, 16_000) ** 2, axis=1))
         assert loud.min() > 1e-4
         assert [seconds for seconds, _ in media.video_frames(row.uri)] == list(range(10))
+
+
+def test_takes_of_all_speakers_have_one_level(fsdd, tmp_path):
+    result = scenes(fsdd, tmp_path, levels="equal")
+    for row in result.rows[::10]:
+        for second in media.read_audio(row.uri, sample_rate=8000).reshape(-1, 8000):
+            sound = second[second != 0]
+            assert np.sqrt(np.mean(sound**2)) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_a_silent_take_stays_silent(tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(4000, np.int16), 8000)
+    np.testing.assert_array_equal(_centred(str(tmp_path / "silent.wav"), "equal"), np.zeros(8000))

@@ -29,6 +29,11 @@ def vgg():
     return networks.build_encoder("vgg")
 
 
+@pytest.fixture(scope="module")
+def vgg_small():
+    return networks.build_encoder("vgg_small")
+
+
 def require_unit_rows(embeddings, shape):
     assert embeddings.shape == shape
     assert embeddings.dtype == tf.float32
@@ -146,7 +151,7 @@ def test_the_policy_of_others_is_restored_even_after_an_error(monkeypatch):
 
 def test_an_unknown_encoder_is_named_with_the_known():
     with pytest.raises(
-        ValueError, match=r"encoder must be one of \['resnet50', 'resnet_small', 'vgg'\], got 'resnet18'"
+        ValueError, match=r"encoder must be one of \['resnet50', .*'vgg', 'vgg_small'\], got 'resnet18'"
     ):
         networks.build_encoder("resnet18")
 
@@ -190,15 +195,17 @@ def conv_norm(channels_in, channels_out, size=3):
 
 
 @pytest.mark.parametrize("colours", [1, 3])
-def test_vgg_has_the_parameters_worked_out_by_hand(colours):
+@pytest.mark.parametrize(("name", "first_width"), [("vgg", 64), ("vgg_small", 16)])
+def test_vgg_has_the_parameters_worked_out_by_hand(name, first_width, colours):
     shape = (96, 64) if colours == 1 else (128, 128, 3)
-    encoder = networks.build_encoder("vgg", input_shape=shape)
-    expected, channels = 512 * 128 + 128, colours
-    for width in (64, 128, 256, 512):
+    encoder = networks.build_encoder(name, input_shape=shape)
+    widths = [first_width << block for block in range(4)]
+    expected, channels = widths[-1] * 128 + 128, colours
+    for width in widths:
         expected += conv_norm(channels, width) + conv_norm(width, width)
         channels = width
     assert count(encoder.trainable_variables) == expected
-    if colours == 1:
+    if colours == 1 and name == "vgg":
         # The same from elsewhere: Cramer et al. 2019 give L3's audio network as 4.7 million.
         assert round((expected - 512 * 128 - 128) / 1e6, 1) == 4.7
 

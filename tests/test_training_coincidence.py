@@ -67,7 +67,9 @@ def whole_run(pairs, tmp_path_factory):
     output = str(tmp_path_factory.mktemp("runs") / "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        return output, training.train_coincidence(pairs[:1], pairs[1:], output, **SETTINGS)
+        return output, training.train_coincidence(
+            output, audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS
+        )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def image_run(pairs, tmp_path_factory):
     output = str(tmp_path_factory.mktemp("runs") / "image")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        return output, training.train_coincidence([], pairs[1:], output, **SETTINGS)
+        return output, training.train_coincidence(output, audio_image=pairs[1:], **SETTINGS)
 
 
 def config_of(run):
@@ -163,7 +165,9 @@ def test_a_run_is_evaluated_and_exported_as_one_on_triplets(whole_run, tmp_path)
 def test_training_lowers_the_loss_of_both(pairs, tmp_path):
     settings = SETTINGS | {"num_steps": 60, "steps_per_checkpoint": 30, "batch_size": 8}
     output = str(tmp_path / "run")
-    training.train_coincidence(pairs[:1], pairs[1:], output, audio_audio_weight=0.5, **settings)
+    training.train_coincidence(
+        output, audio_audio=pairs[:1], audio_image=pairs[1:], audio_audio_weight=0.5, **settings
+    )
     first, last = training.read_log(f"{output}/log.csv")
     for name in ("audio_audio_loss", "audio_image_loss"):
         assert last[name] < 0.9 * first[name]
@@ -175,28 +179,28 @@ def test_a_run_that_was_cut_off_ends_as_if_it_was_not(pairs, tmp_path, whole_run
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, step)
         with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(pairs[:1], pairs[1:], output, **SETTINGS)
+            training.train_coincidence(output, audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS)
     with pytest.raises(training.TrainingError, match="was not finished; train it to its end"):
         training.load_coincidence_model(output)
-    training.train_coincidence(pairs[:1], pairs[1:], output, **SETTINGS)
+    training.train_coincidence(output, audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS)
     require_same_end(output, whole_run[0])
 
 
 def test_random_negatives_are_drawn_again_after_an_interruption(pairs, tmp_path):
     settings = SETTINGS | {"negatives": "random"}
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
-    training.train_coincidence(pairs[:1], [], whole, **settings)
+    training.train_coincidence(whole, audio_audio=pairs[:1], **settings)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 4)
         with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(pairs[:1], [], resumed, **settings)
-    training.train_coincidence(pairs[:1], [], resumed, **settings)
+            training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
+    training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
     require_same_end(resumed, whole)
 
 
 def test_sound_alone_makes_a_model_without_images(pairs, tmp_path):
     output = str(tmp_path / "run")
-    training.train_coincidence(pairs[:1], [], output, precision="bfloat16", **SETTINGS)
+    training.train_coincidence(output, audio_audio=pairs[:1], precision="bfloat16", **SETTINGS)
     assert (config_of(output)["image_encoder"], config_of(output)["audio_image"]) == ("", [])
     model, _ = training.load_coincidence_model(output)
     assert set(model.parts) == {"audio_encoder", "audio_audio_head"}
@@ -213,7 +217,7 @@ def test_the_correspondence_baseline_is_row_d_of_table_1(pairs, tmp_path):
     }  # fmt: skip
     output = str(tmp_path / "run")
     settings = SETTINGS | {"num_steps": 1, "batch_size": 2} | recipe.training_options
-    training.train_coincidence([], pairs[1:], output, **settings)
+    training.train_coincidence(output, audio_image=pairs[1:], **settings)
     model, _ = training.load_coincidence_model(output)
     assert (model.negatives, model.audio_encoder.name, model.image_encoder.name) == (
         "random", "vgg", "vgg_image",
@@ -234,7 +238,9 @@ def test_a_run_starts_from_the_weights_of_another(pairs, image_run, tmp_path, mo
 
     monkeypatch.setattr(training.coincidence.runs, "compile_model", compiling)
     output = str(tmp_path / "run")
-    training.train_coincidence(pairs[:1], pairs[1:], output, start_from=started_from, **SETTINGS)
+    training.train_coincidence(
+        output, audio_audio=pairs[:1], audio_image=pairs[1:], start_from=started_from, **SETTINGS
+    )
     model, _ = training.load_coincidence_model(started_from)
     for name, part in model.parts.items():
         for found, expected in zip(kept[name], part.get_weights(), strict=True):
@@ -248,12 +254,12 @@ def test_a_run_starts_from_the_weights_of_another(pairs, image_run, tmp_path, mo
 def test_a_resumed_run_does_not_start_over(pairs, image_run, tmp_path):
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
     settings = SETTINGS | {"start_from": image_run[0]}
-    training.train_coincidence(pairs[:1], [], whole, **settings)
+    training.train_coincidence(whole, audio_audio=pairs[:1], **settings)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 4)
         with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(pairs[:1], [], resumed, **settings)
-    training.train_coincidence(pairs[:1], [], resumed, **settings)
+            training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
+    training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
     require_same_end(resumed, whole)
 
 
@@ -268,7 +274,7 @@ def test_a_resumed_run_does_not_start_over(pairs, image_run, tmp_path):
 def test_a_start_with_other_networks_is_refused(pairs, image_run, tmp_path, settings, message):
     settings = SETTINGS | {"start_from": image_run[0]} | settings
     with pytest.raises(ValueError, match=message):
-        training.train_coincidence([], pairs[1:], str(tmp_path / "run"), **settings)
+        training.train_coincidence(str(tmp_path / "run"), audio_image=pairs[1:], **settings)
     assert os.listdir(tmp_path) == []
 
 
@@ -277,7 +283,7 @@ def test_a_start_with_another_front_end_is_refused(image_run, tmp_path):
     directory = write_pairs(tmp_path / "pairs", examples.AUDIO_IMAGE, num_pairs=4, mel_params=mel_params)
     with pytest.raises(ValueError, match=r"was made with other mel parameters: mel_max_hz is 7500"):
         training.train_coincidence(
-            [], [directory], str(tmp_path / "run"), start_from=image_run[0], **SETTINGS
+            str(tmp_path / "run"), audio_image=[directory], start_from=image_run[0], **SETTINGS
         )
 
 
@@ -286,9 +292,11 @@ def test_what_is_no_finished_run_on_pairs_is_no_start(pairs, tmp_path):
     run = str(tmp_path / "triplet_run")
     training.train([triplets], run, **(SETTINGS | {"num_steps": 1}))
     with pytest.raises(training.TrainingError, match=r"holds no model\.keras: it was not trained on pairs"):
-        training.train_coincidence(pairs[:1], [], str(tmp_path / "run"), start_from=run, **SETTINGS)
+        training.train_coincidence(str(tmp_path / "run"), audio_audio=pairs[:1], start_from=run, **SETTINGS)
     with pytest.raises(training.TrainingError, match="it does not exist"):
-        training.train_coincidence(pairs[:1], [], str(tmp_path / "run"), start_from="nowhere", **SETTINGS)
+        training.train_coincidence(
+            str(tmp_path / "run"), audio_audio=pairs[:1], start_from="nowhere", **SETTINGS
+        )
     assert sorted(os.listdir(tmp_path)) == ["triplet_run", "triplets"]
 
 
@@ -312,33 +320,35 @@ def test_what_is_no_finished_run_on_pairs_is_no_start(pairs, tmp_path):
 )
 def test_a_setting_out_of_range_is_refused_and_leaves_nothing(pairs, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        training.train_coincidence(pairs[:1], pairs[1:], str(tmp_path / "run"), **(SETTINGS | settings))
+        training.train_coincidence(
+            str(tmp_path / "run"), audio_audio=pairs[:1], audio_image=pairs[1:], **(SETTINGS | settings)
+        )
     assert os.listdir(tmp_path) == []
 
 
 def test_missing_or_mistaken_pairs_are_refused(pairs, tmp_path):
     output = str(tmp_path / "run")
     with pytest.raises(examples.DatasetError, match="no set of pairs was given; name at least one folder"):
-        training.train_coincidence([], [], output, **SETTINGS)
+        training.train_coincidence(output, **SETTINGS)
     with pytest.raises(
         examples.DatasetError, match="holds pairs of modality 'audio_image', expected 'audio_au"
     ):
-        training.train_coincidence(pairs[1:], [], output, **SETTINGS)
+        training.train_coincidence(output, audio_audio=pairs[1:], **SETTINGS)
     with pytest.raises(examples.DatasetError, match="is not a folder"):
-        training.train_coincidence([], [str(tmp_path / "nowhere")], output, **SETTINGS)
+        training.train_coincidence(output, audio_image=[str(tmp_path / "nowhere")], **SETTINGS)
     assert os.listdir(tmp_path) == []
 
 
 def test_other_settings_do_not_resume_and_finished_runs_are_left(pairs, whole_run, tmp_path):
     with pytest.raises(training.TrainingError, match="is a finished run; pass --overwrite"):
-        training.train_coincidence(pairs[:1], pairs[1:], whole_run[0], **SETTINGS)
+        training.train_coincidence(whole_run[0], audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS)
     output = str(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 1)
         with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(pairs[:1], [], output, **SETTINGS)
+            training.train_coincidence(output, audio_audio=pairs[:1], **SETTINGS)
     with pytest.raises(training.TrainingError, match=r"\(negatives: 'all_pairs' then, 'random' now\)"):
-        training.train_coincidence(pairs[:1], [], output, negatives="random", **SETTINGS)
+        training.train_coincidence(output, audio_audio=pairs[:1], negatives="random", **SETTINGS)
 
 
 def test_a_shard_damaged_while_training_is_named(pairs, tmp_path, monkeypatch):
@@ -353,13 +363,13 @@ def test_a_shard_damaged_while_training_is_named(pairs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training.runs, "_fit", damaging)
     with pytest.raises(examples.DatasetError, match=r"pairs-00001\.tfrecord is damaged after record 0"):
-        training.train_coincidence([directory], [], str(tmp_path / "run"), **SETTINGS)
+        training.train_coincidence(str(tmp_path / "run"), audio_audio=[directory], **SETTINGS)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(pairs, tmp_path):
     settings = SETTINGS | {"learning_rate": 1e38}
     with pytest.raises(training.TrainingError, match=r"at step 3 \(.*loss=.*\); start anew with a lower"):
-        training.train_coincidence(pairs[:1], [], str(tmp_path / "run"), **settings)
+        training.train_coincidence(str(tmp_path / "run"), audio_audio=pairs[:1], **settings)
 
 
 def test_the_saved_model_is_plain_keras_with_names_of_tfsound(whole_run):

@@ -3,7 +3,8 @@
 Log-mel (batch, frames, mel_bins), or images (batch, height, width, 3) in [0, 1], -> embeddings
 (batch, embedding_dim), unit-norm where asked for. `resnet50` is the network of Jansen et al. 2018, section
 4.2, and 2020, section 4; `resnet_small` has the same shape at a size that a CPU trains; `vgg` is that of
-Arandjelovic and Zisserman 2017, which rows d and g of the 2020 paper's table 1 have in its place.
+Arandjelovic and Zisserman 2017, which rows d and g of the 2020 paper's table 1 have in its place, `vgg_small`
+the same at a quarter of the width.
 """
 
 import contextlib
@@ -75,14 +76,13 @@ def _resnet_small(x):
     return _resnet(x, _basic_block, stem_strides=2, widths=(16, 32, 64, 128), depths=(1, 1, 1, 1))
 
 
-def _vgg(x):
-    """Four blocks of two 3x3 convolutions, 64 to 512 channels, each block halved by a max pool.
+def _vgg(x, *, widths: Sequence[int] = (64, 128, 256, 512)):
+    """Four blocks of two 3x3 convolutions, each block halved by a max pool.
 
     Source: Arandjelovic and Zisserman 2017 (Look, listen and learn), figure 2 and section 2.1, the network
     of either modality; Jansen et al. 2020, section 4.1, rows d and g of table 1. The audio VGG of Hershey
     et al. 2017 is another one: its convolutions end in fully connected layers, and it has 62 million weights.
     """
-    widths = (64, 128, 256, 512)
     for block, width in enumerate(widths, start=1):
         for number in (1, 2):
             x = layers.ReLU()(_convolve(x, width, 3, strides=1, name=f"block{block}_{number}"))
@@ -93,8 +93,17 @@ def _vgg(x):
     return layers.GlobalMaxPooling2D()(x)
 
 
+def _vgg_small(x):
+    return _vgg(x, widths=(16, 32, 64, 128))
+
+
 # (batch, height, width, channels) -> features (batch, units).
-ENCODERS: dict[str, Callable] = {"resnet50": _resnet50, "resnet_small": _resnet_small, "vgg": _vgg}
+ENCODERS: dict[str, Callable] = {
+    "resnet50": _resnet50,
+    "resnet_small": _resnet_small,
+    "vgg": _vgg,
+    "vgg_small": _vgg_small,
+}
 
 
 def build_encoder(

@@ -79,6 +79,7 @@ def make_manifest(
     num_eval_scenes: int = 100,
     scene_seconds: int = 10,
     split_by: str = "takes",
+    levels: str = "equal",
     seed: int = 0,
 ) -> ManifestSummary:
     """Writes the manifest of a data set on disk.
@@ -104,6 +105,7 @@ def make_manifest(
       num_eval_scenes: digit_scenes: how many to evaluate on.
       scene_seconds: digit_scenes: the length of a scene.
       split_by: digit_scenes: what only one split has, takes, or speakers with all their takes.
+      levels: digit_scenes: takes at equal levels, or as recorded.
       seed: digit_scenes, synthetic: other seeds give other recordings.
 
     Raises:

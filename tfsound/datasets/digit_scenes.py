@@ -2,7 +2,8 @@
 
 A small world in which sounds and pictures belong together, and nothing but the digit holds them together.
 Sound: recordings of the Free Spoken Digit Dataset (6 speakers x 10 digits x 50 takes, 8 kHz), each in the
-middle of its second with silence around it; one longer than a second loses both ends. Pictures:
+middle of its second with silence around it; one longer than a second loses both ends. Some of its speakers
+were recorded 20 dB louder than others, so takes are brought to one level unless told otherwise. Pictures:
 scikit-learn's 8 x 8 handwritten digits, each pixel a square of 16 x 16, white on black, one a second. Files:
 Matroska with FFV1 and 16-bit PCM, both lossless.
 What is evaluated on is not learnt from. Split by `takes`, the takes 0 to 9 of every speaker and every fifth
@@ -27,11 +28,13 @@ from tfsound.datasets.manifest import AdapterResult, ManifestError, ManifestRow
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS_BY = ("takes", "speakers")
+LEVELS = ("equal", "recorded")
 # DIGIT_SPEAKER_INDEX, the names that FSDD gives its files.
 TAKE_NAME = re.compile(r"(\d)_(.+)_(\d+)")
 _TRAIN, _EVAL = "train", "eval"
 _SAMPLE_RATE = 8000
 _PIXEL_SIZE = 16
+_EQUAL_RMS = 0.05  # of full scale
 _NUM_EVAL_TAKES = 10
 _EVAL_SPEAKERS = 1 / 3
 _EVAL_HANDWRITING_STEP = 5
@@ -57,6 +60,7 @@ def compose(
     num_eval_scenes: int = 100,
     scene_seconds: int = 10,
     split_by: str = "takes",
+    levels: str = "equal",
     seed: int = 0,
 ) -> AdapterResult:
     """Writes `train/<digit>-<nnn>.mkv`, `eval/...` and `digit_scenes.json` (the parameters) into scenes_dir.
@@ -71,18 +75,21 @@ def compose(
       num_eval_scenes: how many to evaluate on.
       scene_seconds: their length, in seconds.
       split_by: what only one of the splits holds, `takes` or `speakers`.
+      levels: `equal` scales each take to one RMS level, `recorded` keeps it as it is.
       seed: of everything drawn.
 
     Raises:
       ManifestError: a parameter out of range; no scenes_dir, or one that holds other scenes; takes missing.
     """
-    parameters = {"scene_seconds": scene_seconds, "split_by": split_by, "seed": seed}
+    parameters = {"scene_seconds": scene_seconds, "split_by": split_by, "levels": levels, "seed": seed}
     counts = {_TRAIN: num_scenes, _EVAL: num_eval_scenes}
     generated.check_ranges(
         {"num_scenes": num_scenes, "num_eval_scenes": num_eval_scenes, **parameters}, _RANGES
     )
     if split_by not in SPLITS_BY:
         raise ManifestError(f"split_by must be one of {', '.join(SPLITS_BY)}, got {split_by!r}.")
+    if levels not in LEVELS:
+        raise ManifestError(f"levels must be one of {', '.join(LEVELS)}, got {levels!r}.")
     if not scenes_dir:
         raise ManifestError("scenes_dir is empty, expected the folder to write the scenes into; give one.")
     takes = _takes(os.path.join(os.path.abspath(root), "recordings"))
@@ -102,7 +109,8 @@ def compose(
             if not os.path.exists(path):
                 chosen = [take for take in of_split if take.digit == digit]
                 rng = generated.generator(seed, clip_id)
-                _write_scene(path, *_draw(rng, chosen, handwritings[split][digit], scene_seconds))
+                drawn, images = _draw(rng, chosen, handwritings[split][digit], scene_seconds)
+                _write_scene(path, [_centred(take, levels) for take in drawn], images)
             rows.append(ManifestRow(clip_id, clip_id, path, labels=(DIGITS[digit],), fold=split, split=split))
     return AdapterResult(rows, len(rows))
 
@@ -182,8 +190,8 @@ def _endless(rng: np.random.Generator, items: list) -> Iterator:
         last = order[-1]
 
 
-def _centred(path: str) -> np.ndarray:
-    """A take in the middle of a second: int16, (8000,)."""
+def _centred(path: str, levels: str) -> np.ndarray:
+    """A take in the middle of a second: int16, (8000,). Silence stays silence."""
     samples, rate = soundfile.read(path, dtype="int16")
     if rate != _SAMPLE_RATE or samples.ndim != 1:
         raise ManifestError(
@@ -192,13 +200,16 @@ def _centred(path: str) -> np.ndarray:
         )
     surplus = max(0, len(samples) - _SAMPLE_RATE)
     samples = samples[surplus // 2 : surplus // 2 + _SAMPLE_RATE]
+    rms = np.sqrt(np.mean(np.square(samples, dtype=np.float64)))
+    if levels == "equal" and rms > 0:
+        scaled = np.round(samples * (_EQUAL_RMS * 32768 / rms))
+        samples = np.clip(scaled, -32768, 32767).astype(np.int16)
     before = (_SAMPLE_RATE - len(samples)) // 2
     return np.pad(samples, (before, _SAMPLE_RATE - len(samples) - before))
 
 
-def _write_scene(path: str, takes: Sequence[str], images: Sequence[np.ndarray]) -> None:
-    """Writes a second of sound and of picture for each take and image; the file appears when complete."""
-    sounds = [_centred(take) for take in takes]
+def _write_scene(path: str, sounds: Sequence[np.ndarray], images: Sequence[np.ndarray]) -> None:
+    """Writes second after second of sound and picture; the file appears when complete."""
     temporary = f"{path}.{os.getpid()}.tmp"
     # bitexact: no random identifiers and no version of FFmpeg, so that equal scenes are equal bytes.
     with av.open(temporary, "w", format="matroska", options={"fflags": "+bitexact"}) as container:

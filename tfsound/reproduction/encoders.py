@@ -83,13 +83,9 @@ class Encoders:
                     max_time_gap_seconds=recipe.max_time_gap_seconds, exclude_folds=(fold,), seed=self._seed,
                     allow_repeats=True, overwrite=True,
                 )  # fmt: skip
-        audio_audio, audio_image = (
-            [pairs[modality]] if modality in pairs else []
-            for modality in (examples.AUDIO_AUDIO, examples.AUDIO_IMAGE)
-        )
         training.train_coincidence(
-            audio_audio, audio_image, run, negatives=recipe.negatives, start_from=start_from,
-            learning_rate=self._scale.learning_rate,
+            run, negatives=recipe.negatives, start_from=start_from, learning_rate=self._scale.learning_rate,
+            **{modality: (directory,) for modality, directory in pairs.items()},
             **self._training_options(self._scale.vgg if recipe.uses_vgg else self._scale.encoder, 1),
         )  # fmt: skip
         for directory in pairs.values():

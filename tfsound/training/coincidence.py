@@ -39,10 +39,10 @@ AV_CORRESPONDENCE = CoincidenceRecipe(encoder="vgg", negatives="random", max_tim
 
 
 def train_coincidence(
-    audio_audio: list[str],
-    audio_image: list[str],
     output: str,
     *,
+    audio_audio: tuple[str, ...] = (),
+    audio_image: tuple[str, ...] = (),
     encoder: str = "resnet_small",
     image_encoder: str = "",
     embedding_dim: int = networks.EMBEDDING_DIM,
@@ -65,9 +65,9 @@ def train_coincidence(
     there with both kinds of pairs (sections 3.4 and 4): `start_from` names the first run.
 
     Args:
-      audio_audio: folders of pairs of two windows; several are merged; none to learn from images alone.
-      audio_image: folders of pairs of a window and an image, alike.
       output: the run's folder.
+      audio_audio: folders of pairs of two windows; several are merged.
+      audio_image: folders of pairs of a window and an image, alike; of the two, one at least.
       encoder: `resnet_small` for CPUs, `resnet50` as in the paper, `vgg` as in its rows d and g of table 1.
       image_encoder: that of images; the same by default.
       embedding_dim: length of an embedding.
