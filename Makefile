@@ -44,6 +44,8 @@ triplets-scale: $(VENV)/.test
 conformance: $(VENV)/.test $(LEGACY_VENV)/.requirements
 	$(LEGACY_VENV)/bin/python tests/conformance/semi_hard_triplet_loss.py
 	$(BIN)/python -m pytest tests/test_losses.py
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(BIN)/python tests/conformance/write_export.py "$$folder" \
+		&& $(LEGACY_VENV)/bin/python tests/conformance/load_export.py "$$folder"
 
 esc10: $(VENV)/.package
 	$(BIN)/tfsound quickstart --output results/esc10 --dataset esc10 --audio-dir "$(ESC50_DIR)" \

@@ -9,23 +9,20 @@ hold the same context windows as the whole file would.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import io
 import math
 import os
 import pickle
-import shutil
 import tempfile
 from collections.abc import Iterator
 
 import apache_beam as beam
-import numpy as np
-import tensorflow as tf
 from apache_beam.io.filesystems import FileSystems
 
 from tfsound import arguments, datasets, examples, media, mel, sampling
 from tfsound.beam import output as job_output
 from tfsound.beam import running
+from tfsound.beam.clips import clip_examples
 
 # A shard is one task: few clips may be long ones, and are to keep all workers busy.
 _CLIPS_PER_SHARD = 32
@@ -41,6 +38,7 @@ class _Settings:
     mel_params: mel.MelParams
     max_clip_seconds: float
     num_shards: int
+    frames_per_second: float = 0.0
 
     @property
     def windows_per_piece(self) -> int:
@@ -74,87 +72,6 @@ def open_manifest(path: str) -> Iterator[Iterator]:
     with file as binary:
         text = io.TextIOWrapper(io.BufferedReader(binary), encoding="utf-8", newline="")
         yield datasets.iter_manifest(text, name=path, format=datasets.manifest_format(path), base_uri=folder)
-
-
-@contextlib.contextmanager
-def local_copy(uri: str) -> Iterator[str]:
-    """A local path to read `uri` from; what is not local is copied to a temporary file."""
-    if "://" not in uri:
-        yield uri
-        return
-    with tempfile.NamedTemporaryFile(suffix=os.path.splitext(uri)[1]) as file:
-        try:
-            with FileSystems.open(uri, compression_type="uncompressed") as source:
-                shutil.copyfileobj(source, file, 1 << 20)
-        except OSError as error:
-            raise media.MediaError(f"{uri} cannot be read ({error}); check that it exists.") from error
-        file.flush()
-        yield file.name
-
-
-def cut_on_windows(
-    blocks: Iterator[np.ndarray], mel_params: mel.MelParams, windows_per_piece: int
-) -> Iterator[np.ndarray]:
-    """Joins and cuts blocks of a waveform so that no context window is cut.
-
-    Each piece holds `windows_per_piece` windows to their last sample; the frames of the last window reach
-    a little into the next piece, which repeats those samples. What is left at the end and does not hold a
-    window is left out, unless it is all there is.
-
-    Args:
-      blocks: float32, (samples,) each, in order.
-    """
-    step = windows_per_piece * mel_params.context_frames * mel_params.hop_samples
-    length = mel_params.samples_of(windows_per_piece * mel_params.context_frames)
-    held, is_first = np.zeros(0, np.float32), True
-    for block in blocks:
-        held = np.concatenate([held, block])
-        while len(held) >= length:
-            yield held[:length]
-            held, is_first = held[step:], False
-    if is_first or len(held) >= mel_params.context_samples:
-        yield held
-
-
-@functools.cache
-def _mel_energies_function(mel_params: mel.MelParams):
-    """Waveform -> mel energies, traced once a process and front end."""
-
-    def mel_energies(samples):
-        with tf.device("/CPU:0"):  # the same bytes with a GPU and without
-            return mel.mel_energies(mel.pad_to_context(samples, mel_params), mel_params)
-
-    return tf.function(mel_energies, input_signature=[tf.TensorSpec([None], tf.float32)])
-
-
-def clip_examples(
-    row: datasets.ManifestRow, mel_params: mel.MelParams, windows_per_piece: int
-) -> Iterator[examples.Clip]:
-    """Decodes one row of a manifest into its clip examples, one for each piece.
-
-    Raises:
-      MediaError: the file or segment cannot be used; ValueError: its energies do not fit the schema.
-    """
-    start = row.start_seconds or 0.0
-    piece_seconds = windows_per_piece * mel_params.context_seconds
-    with local_copy(row.uri) as path:
-        blocks = media.audio_blocks(
-            path,
-            sample_rate=mel_params.sample_rate,
-            start_seconds=start,
-            end_seconds=row.end_seconds,
-            block_seconds=piece_seconds,
-        )
-        for number, piece in enumerate(cut_on_windows(blocks, mel_params, windows_per_piece)):
-            yield examples.Clip(
-                clip_id=row.clip_id if number == 0 else f"{row.clip_id}+{number}",
-                recording_id=row.recording_id,
-                start_seconds=start + number * piece_seconds,
-                labels=row.labels,
-                fold=row.fold,
-                split=row.split,
-                mel_energy=_mel_energies_function(mel_params)(piece).numpy(),
-            )
 
 
 class _Spool:
@@ -195,7 +112,7 @@ class _ShardTask:
         self.name = f"clips-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
         self._settings = settings
         self._progress = job_output.WorkerProgress(settings.pending_path, self.name)
-        self._num_examples = self._num_windows = 0
+        self._num_examples = self._num_windows = self._num_images = self._num_without_images = 0
         self._labels: set[str] = set()
         self._folds: set[str] = set()
         self._failures: list[dict] = []
@@ -224,19 +141,28 @@ class _ShardTask:
             "num_rows": len(rows),
             "shard": dataclasses.asdict(shard),
             "num_windows": self._num_windows,
+            "num_images": self._num_images,
+            "num_clips_without_images": self._num_without_images,
             "labels": sorted(self._labels),
             "folds": sorted(self._folds),
             "failures": self._failures,
         }
 
     def _write_clip(self, place: tuple[str, int], row: datasets.ManifestRow, writer) -> None:
-        settings, num_windows, num_examples = self._settings, 0, 0
+        settings, num_windows, num_examples, num_images = self._settings, 0, 0, 0
         with contextlib.closing(_Spool()) as spool:
             try:
-                for clip in clip_examples(row, settings.mel_params, settings.windows_per_piece):
+                for clip in clip_examples(
+                    row,
+                    settings.mel_params,
+                    settings.windows_per_piece,
+                    frames_per_second=settings.frames_per_second,
+                    on_frame=self._progress.add,
+                ):
                     spool.append(examples.encode_clip(clip))
                     num_examples += 1
                     num_windows += settings.mel_params.num_windows(len(clip.mel_energy))
+                    num_images += len(clip.frame_jpegs)
                     self._progress.add()  # a long file, too, notices that the job was cancelled
             except ValueError as error:  # MediaError is one
                 self._reject(place, row, str(error))
@@ -245,9 +171,14 @@ class _ShardTask:
                 writer.write(record)
         self._num_examples += num_examples
         self._num_windows += num_windows
+        self._num_images += num_images
+        counts = {"clips": 1, "windows": num_windows}
+        if settings.frames_per_second:
+            self._num_without_images += not num_images
+            counts["images"] = num_images
         self._labels.update(row.labels)
         self._folds.add(row.fold)
-        self._progress.add(clips=1, windows=num_windows)
+        self._progress.add(**counts)
 
     def _reject(self, place: tuple[str, int], row, reason: str) -> None:
         failure = {"manifest": place[0], "row": place[1], "clip_id": row.clip_id, "uri": row.uri}
@@ -309,6 +240,7 @@ def make_examples(
     *,
     mel_preset: str = "audioset",
     max_clip_seconds: float = 57.6,
+    frames_per_second: float = 0.0,
     max_failure_fraction: float = 0.1,
     num_shards: int = 0,
     overwrite: bool = False,
@@ -317,7 +249,7 @@ def make_examples(
     worker_mode: str = "threads",
     beam_flags: tuple[str, ...] = (),
 ) -> examples.DatasetInfo:
-    """Decodes the clips of a manifest into TFRecords of mel energies.
+    """Decodes the clips of a manifest into TFRecords of mel energies and, of videos, frames.
 
     The output folder holds the shards, `dataset_info.json`, and `failures.jsonl`: every clip that was
     rejected, with its reason. Flags that are not of this job go to Apache Beam.
@@ -327,6 +259,8 @@ def make_examples(
       output: the folder to make.
       mel_preset: the front end, `audioset` or `yamnet`.
       max_clip_seconds: longer clips become several examples, cut on window boundaries.
+      frames_per_second: how many frames of video a second to take, or copies of a clip's still picture, as
+        JPEGs of 128 x 128; 0 for none. The paper takes 1.
       max_failure_fraction: the job fails when more than this fraction of the clips is rejected.
       num_shards: files to write, less those that no clip falls into; 0 for one per 32 clips, 32 to 1024.
       overwrite: replace a finished output.
@@ -346,6 +280,8 @@ def make_examples(
             "max_clip_seconds must be positive and finite, max_failure_fraction in [0, 1] and num_shards at "
             f"least 0, got {max_clip_seconds}, {max_failure_fraction} and {num_shards}."
         )
+    if frames_per_second:
+        media.check_frames_per_second(frames_per_second)
     mel_params = mel.preset(mel_preset)
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
@@ -354,7 +290,7 @@ def make_examples(
     num_rows = sum(_count_rows(path) for path in manifests)
     num_shards = num_shards or _default_num_shards(num_rows)
     with job_output.pending_output(output, overwrite=overwrite) as pending:
-        settings = _Settings(pending.path, mel_params, max_clip_seconds, num_shards)
+        settings = _Settings(pending.path, mel_params, max_clip_seconds, num_shards, frames_per_second)
         with job_output.progress_bar(pending, description="examples", total=num_rows, unit="clips"):
             running.run_pipeline(
                 lambda pipeline: (
@@ -371,6 +307,9 @@ def make_examples(
         )
         path = pending.write_failures(failures)
         _require_few_failures(failures, num_rows, max_failure_fraction, path)
+        parameters = {"mel_preset": mel_preset, "max_clip_seconds": max_clip_seconds}
+        if frames_per_second:
+            parameters["frames_per_second"] = frames_per_second
         info = examples.DatasetInfo(
             kind=examples.CLIPS,
             mel_params=mel_params,
@@ -379,7 +318,9 @@ def make_examples(
             label_names=tuple(sorted({label for summary in summaries for label in summary["labels"]})),
             folds=tuple(sorted({fold for summary in summaries for fold in summary["folds"]})),
             num_failures=len(failures),
-            parameters={"mel_preset": mel_preset, "max_clip_seconds": max_clip_seconds},
+            num_images=sum(summary["num_images"] for summary in summaries),
+            num_clips_without_images=sum(summary["num_clips_without_images"] for summary in summaries),
+            parameters=parameters,
             command=job_output.command_line("examples", manifest, output),
         )
         pending.publish(info)

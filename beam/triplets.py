@@ -1,120 +1,68 @@
 """The job `triplets`: clip examples -> triplet examples under semantic constraints.
 
-`drawing` decides each triplet by its number alone. One task writes one shard of numbers, finding windows
-through the index of `window_index` and reading them where they lie. So counts are exact, the same bytes come
-from any runner and any number of workers, memory does not grow with the count, no class or recording is a
-hot key, and nothing but the index is shuffled.
+`drawing` decides each triplet by its number alone; `drawn_sets` writes them.
 
 Source: Jansen et al. 2018, section 3.2.
 """
 
 import argparse
 import dataclasses
-import functools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import apache_beam as beam
-
-from tfsound import arguments, drawing, examples, mel, sampling
-from tfsound.beam import output as job_output
-from tfsound.beam import running, window_index
-
-_TRIPLETS_PER_SHARD = 2048
+from tfsound import arguments, drawing, examples, mel, sampling, windows
+from tfsound.beam import drawn_sets, running, window_index
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
-    """What every worker must know; the index lies in files of the pending output."""
+class DrawnTriplets:
+    """Triplets as `drawn_sets` writes them."""
 
-    pending_path: str
-    clip_paths: tuple[str, ...]
-    mel_params: mel.MelParams
     plan: drawing.Plan
-    num_shards: int
+    mel_params: mel.MelParams
+    exclude_folds: tuple[str, ...] = ()
+    allow_repeats: bool = False
+    kind = examples.TRIPLETS
 
+    @property
+    def _num_frames(self) -> int:
+        return self.mel_params.context_frames
 
-class _WriteShard(beam.DoFn):
-    """(shard number) -> the shard and its summary, on disk."""
+    @property
+    def constraint_texts(self) -> list[str]:
+        return [sampling.constraint_text(constraint) for constraint in self.plan.constraints]
 
-    def __init__(self, settings: _Settings):
-        self._settings = settings
+    def require_possible(self, totals: windows.Totals, where: str) -> None:
+        drawing.require_possible(self.plan, totals, self._num_frames, where, allow_repeats=self.allow_repeats)
 
-    def setup(self):
-        settings = self._settings
-        self._totals = window_index.load_totals(settings.pending_path)
-        self._load_bucket = functools.lru_cache(maxsize=2)(
-            functools.partial(window_index.load_bucket, settings.pending_path)
-        )
-        self._reader = window_index.WindowReader(settings.clip_paths, settings.mel_params)
+    def records(
+        self,
+        slots: range,
+        totals: windows.Totals,
+        load_bucket: Callable[[int], windows.Bucket],
+        reader: window_index.WindowReader,
+    ) -> Iterator[bytes]:
+        for draw in drawing.draw_triplets(slots, self.plan, totals, load_bucket, self._num_frames):
+            energies = [reader.read(location) for location in draw.locations]
+            yield drawing.encode_draw(draw, self.plan, energies, self.mel_params.mel_bins)
 
-    def process(self, number: int):
-        settings = self._settings
-        name = f"triplets-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
-        progress = job_output.WorkerProgress(settings.pending_path, name)
-        slots = shard_slots(number, settings.num_shards, settings.plan.count)
-        with job_output.shard_writer(settings.pending_path, name) as writer:
-            for draw in self._draws(slots):
-                energies = [self._reader.read(location) for location in draw.locations]
-                writer.write(drawing.encode_draw(draw, settings.plan, energies, settings.mel_params.mel_bins))
-                progress.add(triplets=1)
-        progress.write()
-        shard = job_output.finished_shard(settings.pending_path, name, len(slots))
-        job_output.write_summary(settings.pending_path, name, dataclasses.asdict(shard))
+    def sidecar_fields(self, totals: windows.Totals) -> dict:
+        return {
+            "num_windows": 3 * self.plan.count,
+            "parameters": {
+                "constraints": self.constraint_texts,
+                "counts": list(self.plan.counts),
+                "exclude_folds": list(self.exclude_folds),
+                "seed": self.plan.seed,
+            },
+        }
 
-    def _draws(self, slots: range) -> Iterator[drawing.Draw]:
-        """A shard's draws, no more at once than a shard has by default, however large it is."""
-        plan, num_frames = self._settings.plan, self._settings.mel_params.context_frames
-        for first in range(0, len(slots), _TRIPLETS_PER_SHARD):
-            block = slots[first : first + _TRIPLETS_PER_SHARD]
-            yield from drawing.draw_triplets(block, plan, self._totals, self._load_bucket, num_frames)
-
-
-def shard_slots(number: int, num_shards: int, count: int) -> range:
-    """The slots of one shard; over all shards each slot of range(count) occurs once."""
-    return range(count * number // num_shards, count * (number + 1) // num_shards)
-
-
-@dataclasses.dataclass
-class SampleTriplets(beam.PTransform):
-    """A collection of shard numbers -> the shards, on disk."""
-
-    settings: _Settings
-
-    def expand(self, shard_numbers):
-        return (
-            shard_numbers
-            | "SpreadShards" >> beam.Reshuffle()
-            | "WriteShards" >> beam.ParDo(_WriteShard(self.settings))
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """What a job would write: triplets by constraint, bytes and files."""
-
-    counts: dict[str, int]
-    num_bytes: int
-    num_shards: int
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{count:,} {constraint}" for constraint, count in self.counts.items())
-        return (
-            f"{sum(self.counts.values()):,} triplets ({shown}), about {self.num_bytes / 1e9:.3g} GB "
-            f"in {self.num_shards:,} files; nothing was written"
-        )
-
-
-def _estimate(
-    constraints: Sequence[str], plan: drawing.Plan, mel_params: mel.MelParams, num_shards: int
-) -> Estimate:
-    """The size of a set, from the size of one record with ids of 24 characters."""
-    window = bytes(mel_params.context_frames * mel_params.mel_bins * 2)
-    ref = examples.WindowRef("c" * 24, "r" * 24, 0.0)
-    record = examples.encode_triplet((window,) * 3, (ref,) * 3, plan.constraints[0].name)
-    # Each record has its length and two checksums before and behind it.
-    num_bytes = plan.count * (len(record) + 16)
-    return Estimate(dict(zip(constraints, plan.counts, strict=True)), num_bytes, num_shards)
+    def estimate(self, num_shards: int) -> drawn_sets.Estimate:
+        """The size of a set, from the size of one record with ids of 24 characters."""
+        window = bytes(self._num_frames * self.mel_params.mel_bins * 2)
+        ref = examples.WindowRef("c" * 24, "r" * 24, 0.0)
+        record = examples.encode_triplet((window,) * 3, (ref,) * 3, self.plan.constraints[0].name)
+        counts = dict(zip(self.constraint_texts, self.plan.counts, strict=True))
+        return drawn_sets.Estimate(counts, drawn_sets.num_bytes_of(record, self.plan.count), num_shards)
 
 
 def sample_triplets(
@@ -134,7 +82,7 @@ def sample_triplets(
     num_workers: int = 0,
     worker_mode: str = "threads",
     beam_flags: tuple[str, ...] = (),
-) -> examples.DatasetInfo | Estimate:
+) -> examples.DatasetInfo | drawn_sets.Estimate:
     """Samples triplets from clip examples under semantic constraints.
 
     The constraints of the 2018 paper, each with its default: `labels` (explicit labels, every class as
@@ -168,52 +116,20 @@ def sample_triplets(
       ImpossibleError: the clips cannot give these triplets; JobError: the output exists, or the pipeline
       failed.
     """
-    if count < 1 or num_shards < 0:
-        raise ValueError(f"count must be at least 1 and num_shards at least 0, got {count} and {num_shards}.")
+    num_shards = drawn_sets.num_shards_of(count, num_shards)
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     examples.require_folds(info, exclude_folds, clips)
     plan = drawing.make_plan(info, constraints, count, shares, seed)
-    texts = [sampling.constraint_text(constraint) for constraint in plan.constraints]
+    drawn_set = DrawnTriplets(plan, info.mel_params, exclude_folds, allow_repeats)
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
     )
-    num_shards = num_shards or -(-count // _TRIPLETS_PER_SHARD)
     if dry_run:
-        return _estimate(texts, plan, info.mel_params, num_shards)
-    with job_output.pending_output(output, overwrite=overwrite) as pending:
-        clip_paths = tuple(os.path.join(clips, shard.name) for shard in info.shards)
-        settings = _Settings(pending.path, clip_paths, info.mel_params, plan, num_shards)
-        totals = window_index.build_index(
-            clips, info, pending, plan=plan, exclude_folds=exclude_folds, options=options
-        )
-        num_frames = info.mel_params.context_frames
-        drawing.require_possible(plan, totals, num_frames, clips, allow_repeats=allow_repeats)
-        with job_output.progress_bar(pending, description="triplets", total=count, unit="triplets"):
-            running.run_pipeline(
-                lambda pipeline: (
-                    pipeline | "Shards" >> beam.Create(range(num_shards)) | SampleTriplets(settings)
-                ),
-                options,
-                cancel=pending.discard,
-            )
-        shards = tuple(examples.Shard(**summary) for summary in pending.take_summaries())
-        job_output.require_all(sum(shard.num_examples for shard in shards), count, "triplets")
-        sidecar = examples.DatasetInfo(
-            kind=examples.TRIPLETS,
-            mel_params=info.mel_params,
-            shards=shards,
-            num_windows=3 * count,
-            folds=tuple(fold for fold in info.folds if fold not in exclude_folds),
-            parameters={
-                "constraints": texts,
-                "counts": list(plan.counts),
-                "exclude_folds": list(exclude_folds),
-                "seed": seed,
-            },
-            command=job_output.command_line("triplets", clips, output),
-        )
-        pending.publish(sidecar)
-    return sidecar
+        return drawn_set.estimate(num_shards)
+    return drawn_sets.sample_examples(
+        clips, output, info=info, drawn_set=drawn_set, num_shards=num_shards,
+        exclude_folds=exclude_folds, overwrite=overwrite, options=options,
+    )  # fmt: skip
 
 
 def run(argv: list[str] | None = None) -> examples.DatasetInfo:

@@ -1,4 +1,4 @@
-"""The index of `tfsound.windows` in files, made by a pipeline, and windows read where it says they are.
+"""The index of `tfsound.windows` in files, made by a pipeline, and what it finds read where it lies.
 
 A bucket holds some thousand clips and is one file; one small file holds the totals. So any worker finds any
 window of ten million recordings while it holds one bucket, and no list of everything exists anywhere.
@@ -9,13 +9,13 @@ import functools
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
 import tensorflow as tf
 
-from tfsound import drawing, examples, mel, sampling, windows
+from tfsound import examples, mel, sampling, windows
 from tfsound.beam import output as job_output
 from tfsound.beam import running
 
@@ -52,7 +52,8 @@ def load_bucket(pending_path: str, number: int) -> windows.Bucket:
 def load_totals(pending_path: str) -> windows.Totals:
     arrays = _load_arrays(_totals_path(pending_path))
     scarcest = json.loads(arrays.pop("scarcest").item())
-    return windows.Totals(**arrays | {"scarcest": scarcest, "num_recordings": int(arrays["num_recordings"])})
+    plain = {name: array if array.ndim else array.item() for name, array in arrays.items()}
+    return windows.Totals(**plain | {"scarcest": scarcest})
 
 
 def num_bucket_bits(num_clips: int) -> int:
@@ -61,9 +62,12 @@ def num_bucket_bits(num_clips: int) -> int:
 
 
 class _IndexShard(beam.DoFn):
-    """(shard number, path) -> (bucket, `IndexedClip`)."""
+    """(shard number, path) -> (bucket, `IndexedClip`); of clips that hold a window, frames with them."""
 
-    def __init__(self, mel_params: mel.MelParams, bucket_bits: int, class_names, exclude_folds):
+    def __init__(
+        self, mel_params: mel.MelParams, bucket_bits: int, class_names, exclude_folds, with_frames=False
+    ):
+        self._with_frames = with_frames
         self._mel_params = mel_params
         self._bucket_bits = bucket_bits
         self._classes = {name: number for number, name in enumerate(class_names)}
@@ -78,7 +82,21 @@ class _IndexShard(beam.DoFn):
                 continue
             bucket = sampling.stable_hash(clip.recording_id) >> (64 - self._bucket_bits)
             offset = payload_offset + record.index(clip.mel_energy.tobytes())
-            yield bucket, windows.index_clip(clip, num_windows, self._classes, shard=shard, offset=offset)
+            frame_starts = _frame_starts(clip, record) if self._with_frames else ()
+            indexed = windows.index_clip(
+                clip, num_windows, self._classes, shard=shard, offset=offset,
+                frame_offsets=[payload_offset + start for start in frame_starts],
+            )  # fmt: skip
+            yield bucket, indexed
+
+
+def _frame_starts(clip: examples.Clip, record: bytes) -> Iterator[int]:
+    """Where each JPEG of a clip begins in its record: one behind the other."""
+    end = 0
+    for jpeg in clip.frame_jpegs:
+        start = record.index(jpeg, end)
+        end = start + len(jpeg)
+        yield start
 
 
 class _WriteBucket(beam.DoFn):
@@ -106,13 +124,14 @@ class IndexWindows(beam.PTransform):
     pending_path: str
     mel_params: mel.MelParams
     bucket_bits: int
-    plan: drawing.Plan
+    plan: windows.IndexPlan
     exclude_folds: Sequence[str]
 
     def expand(self, shards):
         index_shard = _IndexShard(
-            self.mel_params, self.bucket_bits, self.plan.class_names, self.exclude_folds
-        )
+            self.mel_params, self.bucket_bits, self.plan.class_names, self.exclude_folds,
+            windows.uses_frames(self.plan.within_recordings),
+        )  # fmt: skip
         write_bucket = _WriteBucket(
             self.pending_path, self.mel_params, self.plan.within_recordings, self.plan.num_counted_classes
         )
@@ -130,7 +149,7 @@ def build_index(
     info: examples.DatasetInfo,
     pending: job_output.PendingOutput,
     *,
-    plan: drawing.Plan,
+    plan: windows.IndexPlan,
     exclude_folds: Sequence[str],
     options,
 ) -> windows.Totals:
@@ -158,7 +177,7 @@ def build_index(
 
 
 class WindowReader:
-    """Reads windows at random from the shards of a set of clips; keeps some files open."""
+    """Reads windows and frames at random from the shards of a set of clips; keeps some files open."""
 
     def __init__(self, paths: Sequence[str], mel_params: mel.MelParams):
         self._paths = paths
@@ -172,9 +191,16 @@ class WindowReader:
 
     def read(self, location: windows.WindowLocation) -> bytes:
         """The window's energies as stored: little-endian float16, (context_frames, mel_bins)."""
-        file = self._open(location.shard)
-        file.seek(location.offset)
-        data = file.read(self._num_bytes)
-        if len(data) != self._num_bytes:
-            raise examples.DatasetError(f"{self._paths[location.shard]} ends early; make the set again.")
+        return self._read(location.shard, location.offset, self._num_bytes)
+
+    def read_frame(self, location: windows.FrameLocation) -> bytes:
+        """The frame's JPEG as stored."""
+        return self._read(location.shard, location.offset, location.num_bytes)
+
+    def _read(self, shard: int, offset: int, num_bytes: int) -> bytes:
+        file = self._open(shard)
+        file.seek(offset)
+        data = file.read(num_bytes)
+        if len(data) != num_bytes:
+            raise examples.DatasetError(f"{self._paths[shard]} ends early; make the set again.")
         return data

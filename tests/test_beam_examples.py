@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tfsound import datasets, examples, media, mel
 from tfsound.beam import examples as job
 from tfsound.beam import output as job_output
+from tfsound.beam.clips import clip_examples, cut_on_windows
 
 PARAMS = mel.MelParams()
 RATE = PARAMS.sample_rate
@@ -103,7 +104,7 @@ def test_records_hold_what_the_files_hold(tmp_path):
 def test_pieces_hold_the_windows_of_the_whole_file(tmp_path):
     path = write_noise(tmp_path / "long.wav", 5.0)
     row = ROW("long", "r", path)
-    pieces = list(job.clip_examples(row, PARAMS, windows_per_piece=2))
+    pieces = list(clip_examples(row, PARAMS, windows_per_piece=2))
     assert [clip.clip_id for clip in pieces] == ["long", "long+1", "long+2"]
     assert [clip.start_seconds for clip in pieces] == pytest.approx([0.0, 1.92, 3.84])
     assert [PARAMS.num_windows(len(clip.mel_energy)) for clip in pieces] == [2, 2, 1]
@@ -119,7 +120,7 @@ def test_pieces_hold_the_windows_of_the_whole_file(tmp_path):
 
 def test_pieces_of_a_segment_start_where_the_segment_does(tmp_path):
     path = write_noise(tmp_path / "long.wav", 5.0)
-    pieces = list(job.clip_examples(ROW("c", "r", path, 1.0, 4.0), PARAMS, windows_per_piece=1))
+    pieces = list(clip_examples(ROW("c", "r", path, 1.0, 4.0), PARAMS, windows_per_piece=1))
     assert [clip.start_seconds for clip in pieces] == pytest.approx([1.0, 1.96, 2.92])
     np.testing.assert_allclose(
         pieces[1].mel_energy[:96],
@@ -139,7 +140,7 @@ def test_cut_on_windows_keeps_every_window(num_samples, windows_per_piece, block
     )
     waveform = np.arange(num_samples, dtype=np.float32)
     blocks = np.split(waveform, range(block_samples, num_samples, block_samples))
-    pieces = list(job.cut_on_windows(iter(blocks), params, windows_per_piece))
+    pieces = list(cut_on_windows(iter(blocks), params, windows_per_piece))
 
     def windows(samples):
         step = params.context_frames * params.hop_samples
@@ -316,6 +317,8 @@ def test_compute_mel_examples_writes_shards_and_summaries(tmp_path):
             "num_bytes": os.path.getsize(tmp_path / "set.partial" / name),
         },
         "num_windows": 1,
+        "num_images": 0,
+        "num_clips_without_images": 0,
         "labels": ["x"],
         "folds": [""],
     }
@@ -339,7 +342,7 @@ def test_help_names_every_argument(capsys):
     assert "MANIFEST OUTPUT" in text
     assert "Decodes the clips of a manifest" in text
     for option in (
-        *("--mel-preset", "--max-clip-seconds", "--max-failure-fraction"),
+        *("--mel-preset", "--max-clip-seconds", "--frames-per-second", "--max-failure-fraction"),
         *("--num-shards", "--overwrite", "--runner", "--num-workers", "--worker-mode"),
     ):
         assert option in text

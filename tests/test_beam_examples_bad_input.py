@@ -61,7 +61,7 @@ def bad_set(tmp_path_factory):
     write_noise(folder / "secret.wav", 1.0)
     datasets.write_manifest(str(folder / "manifest.csv"), rows)
     with open(folder / "manifest.csv", "a", encoding="utf-8") as file:
-        file.write("good,other,good.wav,,,,,\nbackwards,g,good.wav,1.5,1.0,,,\nno-uri,g,,,,,,\n")
+        file.write("good,other,good.wav,,,,,,\nbackwards,g,good.wav,1.5,1.0,,,,\nno-uri,g,,,,,,,\n")
 
     def no_permission(path, *arguments, **options):  # root may read everything
         if str(path).endswith("secret.wav"):

@@ -93,7 +93,8 @@ def test_an_error_comes_back_as_its_message(capfd, num_workers, error, message):
         run(fail, num_workers=num_workers)
     assert str(raised.value) == message
     assert raised.value.__cause__ is not None
-    assert "Traceback" not in capfd.readouterr().err
+    # Not any traceback: under load a worker of the test before may only now log that its channel was closed.
+    assert "in fail" not in capfd.readouterr().err
 
 
 def test_beams_own_silence_ends_with_the_job():

@@ -16,8 +16,8 @@ from apache_beam.testing import test_pipeline
 from test_beam_window_index import PARAMS, STEP, make_clip, many_shards, window_bytes, write_clip_set
 
 from tfsound import drawing, examples, sampling
+from tfsound.beam import drawn_sets, running, window_index
 from tfsound.beam import output as job_output
-from tfsound.beam import running, window_index
 from tfsound.beam import triplets as job
 
 MAX_GAP = 2.0
@@ -319,7 +319,7 @@ def test_the_same_bytes_come_from_any_workers(clips, tmp_path, options):
 def test_buckets_and_shards_do_not_change_the_set(clips, tmp_path, monkeypatch, clips_per_bucket):
     sample(clips, tmp_path / "one", constraints=JOINT)
     monkeypatch.setattr(window_index, "_CLIPS_PER_BUCKET", clips_per_bucket)
-    monkeypatch.setattr(job, "_TRIPLETS_PER_SHARD", 30)
+    monkeypatch.setattr(drawn_sets, "EXAMPLES_PER_SHARD", 30)
     sample(clips, tmp_path / "many", num_shards=3, constraints=JOINT)
     assert records_of(tmp_path / "many") == records_of(tmp_path / "one")
 
@@ -333,7 +333,7 @@ def test_a_large_shard_is_drawn_a_part_at_a_time(clips, tmp_path, monkeypatch):
         return draw(slots, *rest)
 
     monkeypatch.setattr(drawing, "draw_triplets", counting)
-    monkeypatch.setattr(job, "_TRIPLETS_PER_SHARD", 40)
+    monkeypatch.setattr(drawn_sets, "EXAMPLES_PER_SHARD", 40)
     sample(clips, tmp_path / "set", count=100, num_shards=1)
     assert sizes == [40, 40, 20]
 
@@ -363,12 +363,12 @@ def test_more_shards_than_triplets(clips, tmp_path):
 
 @pytest.mark.parametrize(("num_shards", "count"), [(1, 1), (3, 10), (5, 2), (7, 5000)])
 def test_shard_slots_are_each_slot_once(num_shards, count):
-    shards = [job.shard_slots(number, num_shards, count) for number in range(num_shards)]
+    shards = [drawn_sets.shard_slots(number, num_shards, count) for number in range(num_shards)]
     assert [slot for shard in shards for slot in shard] == list(range(count))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_sample_triplets_transform_writes_shards(clips, tmp_path):
+def test_the_transform_writes_shards(clips, tmp_path):
     sample(clips, tmp_path / "whole", count=5, num_shards=2)
     info = examples.read_dataset_info(str(clips), kind=examples.CLIPS)
     plan = drawing.make_plan(info, (f"proximity:{MAX_GAP}",), 5, (), 0)
@@ -376,9 +376,9 @@ def test_sample_triplets_transform_writes_shards(clips, tmp_path):
     options = running.beam_options(runner="local", num_workers=1, worker_mode="threads", beam_flags=())
     window_index.build_index(str(clips), info, pending, plan=plan, exclude_folds=(), options=options)
     paths = tuple(str(clips / shard.name) for shard in info.shards)
-    settings = job._Settings(pending.path, paths, PARAMS, plan, 2)
+    settings = drawn_sets.Settings(pending.path, paths, job.DrawnTriplets(plan, PARAMS), 2)
     with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
-        pipeline | beam.Create([0, 1]) | job.SampleTriplets(settings)
+        pipeline | beam.Create([0, 1]) | drawn_sets.SampleExamples(settings)
     names = [f"triplets-0000{number}-of-00002.tfrecord" for number in (0, 1)]
     found = [(summary["name"], summary["num_examples"]) for summary in pending.take_summaries()]
     assert found == [(names[0], 2), (names[1], 3)]

@@ -15,8 +15,8 @@ from test_beam_triplets import JOINT, clips, sample, triplets_of
 from test_beam_window_index import make_clip, write_clip_set
 
 from tfsound import drawing, examples
+from tfsound.beam import drawn_sets
 from tfsound.beam import output as job_output
-from tfsound.beam import triplets as job
 
 __all__ = ["clips"]  # a fixture
 
@@ -130,7 +130,7 @@ def test_silent_recordings_have_defined_triplets(tmp_path):
 
 
 def test_a_runner_that_loses_data_is_found_out(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "shard_slots", lambda number, num_shards, count: range(count - 1))
+    monkeypatch.setattr(drawn_sets, "shard_slots", lambda number, num_shards, count: range(count - 1))
     with pytest.raises(job_output.JobError, match="the runner handled 299 of 300 triplets; nothing was"):
         sample(clips, tmp_path / "set")
     assert not (tmp_path / "set").exists()

@@ -6,11 +6,12 @@ import os
 import apache_beam as beam
 import numpy as np
 import pytest
+import tiny
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from tfsound import drawing, examples, mel, sampling, windows
+from tfsound import drawing, examples, mel, pairs, sampling, windows
 from tfsound.beam import output as job_output
 from tfsound.beam import running, window_index
 
@@ -18,11 +19,18 @@ PARAMS = mel.MelParams()
 STEP = PARAMS.context_seconds
 
 
-def make_clip(clip_id, recording_id, num_windows, *, start_seconds=0.0, labels=(), fold="", extra_frames=5):
-    """A clip whose energies no other clip has."""
+def make_clip(
+    clip_id, recording_id, num_windows, *,
+    start_seconds=0.0, labels=(), fold="", extra_frames=5, frame_seconds=(),
+):  # fmt: skip
+    """A clip whose energies and pictures no other clip has."""
     rng = sampling.random_generator(clip_id)
     energies = rng.random((num_windows * PARAMS.context_frames + extra_frames, PARAMS.mel_bins))
-    return examples.Clip(clip_id, recording_id, start_seconds, labels, fold, "", energies.astype(np.float16))
+    number = sampling.stable_hash(clip_id)
+    return examples.Clip(
+        clip_id, recording_id, start_seconds, labels, fold, "", energies.astype(np.float16),
+        tuple(tiny.jpeg(number + step) for step in range(len(frame_seconds))), tuple(frame_seconds),
+    )  # fmt: skip
 
 
 def write_clip_set(directory, *shards: list[examples.Clip]) -> examples.DatasetInfo:
@@ -41,6 +49,7 @@ def write_clip_set(directory, *shards: list[examples.Clip]) -> examples.DatasetI
             num_windows=sum(PARAMS.num_windows(len(clip.mel_energy)) for clip in all_clips),
             label_names=tuple(sorted({label for clip in all_clips for label in clip.labels})),
             folds=tuple(sorted({clip.fold for clip in all_clips})),
+            num_images=sum(len(clip.frame_jpegs) for clip in all_clips),
         )  # fmt: skip
         pending.publish(info)
     return info
@@ -68,13 +77,13 @@ def make_plan(info, constraints=("proximity:2.0", "labels")) -> drawing.Plan:
     return drawing.make_plan(info, constraints, 1, (), 0)
 
 
-def build(tmp_path, shards, *, exclude_folds=()):
+def build(tmp_path, shards, *, plan=None, exclude_folds=()):
     info = write_clip_set(tmp_path / "clips", *shards)
     options = running.beam_options(runner="local", num_workers=1, worker_mode="threads", beam_flags=())
     pending = job_output.PendingOutput(str(tmp_path / "out"), overwrite=False)
     totals = window_index.build_index(
         str(tmp_path / "clips"), info, pending,
-        plan=make_plan(info), exclude_folds=exclude_folds, options=options,
+        plan=plan or make_plan(info), exclude_folds=exclude_folds, options=options,
     )  # fmt: skip
     return pending.path, totals
 
@@ -115,6 +124,50 @@ def test_windows_are_read_where_they_lie(tmp_path):
         clip = clips[location.ref.clip_id]
         window = round((location.ref.start_seconds - clip.start_seconds) / STEP)
         assert reader.read(location) == window_bytes(clip, window)
+
+
+def clips_with_frames() -> list[examples.Clip]:
+    """Two clips of one recording; the second begins with the same picture as the first, and has it twice."""
+    first = make_clip("a", "r", 2, frame_seconds=(0.0, 1.0))
+    second = make_clip("b", "r", 1, start_seconds=2 * STEP, frame_seconds=(2.0, 3.0, 4.5))
+    jpegs = (first.frame_jpegs[0], second.frame_jpegs[1], first.frame_jpegs[0])
+    return [first, dataclasses.replace(second, frame_jpegs=jpegs), make_clip("c", "s", 1)]
+
+
+def frames_of(path, totals) -> list[windows.FrameLocation]:
+    buckets = [window_index.load_bucket(path, n) for n, c in enumerate(np.diff(totals.window_starts)) if c]
+    return [b.frame_location(frame) for b in buckets for frame in range(len(b.frame_seconds))]
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_frames_are_read_where_they_lie(tmp_path, num_shards):
+    clips = clips_with_frames()
+    shards = [clips[number::num_shards] for number in range(num_shards)]
+    info = write_clip_set(tmp_path / "clips", *shards)
+    plan = pairs.make_plan(info, "audio_image", 1.0, 1, 0)
+    path, totals = build(tmp_path, shards, plan=plan)
+    reader = window_index.WindowReader(
+        sorted(str(file) for file in (tmp_path / "clips").glob("*.tfrecord")), PARAMS
+    )
+    found = [(at.ref, reader.read_frame(at)) for at in frames_of(path, totals)]
+    assert found == [
+        (examples.FrameRef(clip.clip_id, "r", seconds), jpeg)
+        for clip in clips
+        for seconds, jpeg in zip(clip.frame_seconds, clip.frame_jpegs, strict=True)
+    ]
+
+
+def test_frames_are_indexed_only_where_a_constraint_asks_for_them(tmp_path):
+    path, totals = build(tmp_path, [clips_with_frames()])
+    assert frames_of(path, totals) == []
+    assert totals.num_recordings_with_frames == 0
+
+
+def test_a_frame_beyond_the_end_is_named(tmp_path):
+    (tmp_path / "a.tfrecord").write_bytes(b"too short")
+    reader = window_index.WindowReader([str(tmp_path / "a.tfrecord")], PARAMS)
+    with pytest.raises(examples.DatasetError, match=r"a\.tfrecord ends early; make the set again"):
+        reader.read_frame(windows.FrameLocation(0, 3, 7, examples.FrameRef("c", "r", 0.0)))
 
 
 def test_a_window_beyond_the_end_is_named(tmp_path):
@@ -162,7 +215,11 @@ def test_the_totals_come_back_as_they_were(tmp_path):
     path, totals = build(tmp_path, many_shards())
     loaded = window_index.load_totals(path)
     assert loaded.num_recordings == totals.num_recordings
-    for name in ("window_starts", "anchor_starts", "member_starts", "max_own_non_members"):
+    assert loaded.num_recordings_with_frames == totals.num_recordings_with_frames == 0
+    for name in (
+        "window_starts", "anchor_starts", "member_starts", "max_own_non_members",
+        "num_recordings_used", "smallest_gap_seconds",
+    ):  # fmt: skip
         np.testing.assert_array_equal(getattr(loaded, name), getattr(totals, name))
     assert [[tuple(pair) for pair in pairs] for pairs in loaded.scarcest] == [
         list(pairs) for pairs in totals.scarcest

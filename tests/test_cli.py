@@ -120,7 +120,7 @@ def test_alone_it_helps(capsys):
     assert exit_code() == 2
     stderr = capsys.readouterr().err
     for command, summary in cli._SUMMARIES.items():
-        assert f"  {command:<12}{summary}\n" in stderr
+        assert f"  {command:<22}{summary}\n" in stderr
 
 
 @pytest.mark.parametrize(

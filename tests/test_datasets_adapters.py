@@ -18,7 +18,9 @@ from tfsound.datasets.adapters import (
     folder,
     from_csv,
     fsdd,
+    tuxpaint,
     urbansound8k,
+    videos,
 )
 
 
@@ -215,6 +217,78 @@ def test_folder_counts_names_that_are_not_utf8(tmp_path):
     assert (len(result.rows), result.num_absent, result.absent_examples) == (1, 1, (r"'caf\udce9.wav'",))
 
 
+def test_a_video_is_preferred_to_its_sound(tmp_path):
+    """Where the sound of videos was extracted beside them, pictures are wanted from the videos."""
+    make_audioset(tmp_path)
+    make(tmp_path, "evaluation1.mp4", "evaluation1.wav", "evaluation1.flac", "cut0_-789012_30.wav")
+    make(tmp_path, "cut0_-789012_30.mkv", "cut1_-789012_30.3gp", "cut2_-789012_30.MP4")
+    uris = [os.path.relpath(row.uri, tmp_path) for row in audioset(str(tmp_path)).rows]
+    assert uris == [
+        *("cut0_-789012_30.mkv", "cut1_-789012_30.3gp", "cut2_-789012_30.MP4", "evaluation1.mp4"),
+    ]
+
+
+def test_videos_of_a_folder(tmp_path):
+    make(tmp_path, "b.MKV", "owl/x/2.mp4", "owl/10.flac", "cat/a, b.webm", "owl/.hidden.mp4", "cat/c.png")
+    result = videos(str(tmp_path), labels_from_folders=True)
+    expected = {"b.MKV": (), "cat/a, b.webm": ("cat",), "owl/x/2.mp4": ("owl",)}
+    assert result.rows == [
+        ManifestRow(path, path, f"{tmp_path}/{path}", labels=labels) for path, labels in expected.items()
+    ]
+    assert {row.labels for row in videos(str(tmp_path)).rows} == {()}
+
+
+def test_videos_of_a_csv(tmp_path):
+    put(tmp_path, "list.csv", "file,label,audio\na.mp4,owl,aac\ngone.mp4,crow,aac\n")
+    make(tmp_path, "a.mp4")
+    result = videos(str(tmp_path / "list.csv"), columns="uri=file,labels=label")
+    assert [(row.recording_id, row.uri, row.labels) for row in result.rows] == [
+        ("a.mp4", f"{tmp_path}/a.mp4", ("owl",))
+    ]
+    assert result.num_absent == 1
+
+
+def test_videos_refuses_options_that_do_not_fit_its_root(tmp_path):
+    put(tmp_path, "list.csv", "uri\na.mp4\n")
+    with pytest.raises(
+        ManifestError, match=r"columns: .* is a folder, expected a CSV for them; leave them out"
+    ):
+        videos(str(tmp_path), columns="uri=file")
+    with pytest.raises(ManifestError, match=r"labels_from_folders: .*list\.csv is a file, expected a folder"):
+        videos(str(tmp_path / "list.csv"), labels_from_folders=True)
+    with pytest.raises(ManifestError, match="nowhere is not a folder; the videos adapter expects one"):
+        videos(str(tmp_path / "nowhere"))
+
+
+def test_tuxpaint_rows(tmp_path):
+    put(
+        tmp_path,
+        "pairs.csv",
+        "audio,image,group,name,caption,same_audio_as\n"
+        'a__owl.ogg,a__owl.png,animals,owl,"An owl, at night.",\n'
+        "a__eagle.ogg,a__eagle.png,animals,eagle,,a__owl.ogg\n"
+        "b__cup.ogg,b__cup.png,household,cup,,\n",
+    )
+    make(tmp_path, "a__owl.ogg", "a__owl.png", "a__eagle.ogg", "a__eagle.png", "b__cup.ogg")
+    result = tuxpaint(str(tmp_path))
+    assert result.rows == [
+        ManifestRow(
+            f"a__{name}", "a__owl", f"{tmp_path}/a__{name}.ogg", labels=("animals",),
+            image_uri=f"{tmp_path}/a__{name}.png",
+        )
+        for name in ("owl", "eagle")
+    ]  # fmt: skip
+    assert (result.num_listed, result.num_absent, result.absent_examples) == (3, 1, ("b__cup.ogg",))
+
+
+def test_csv_rows_with_pictures(tmp_path):
+    put(tmp_path, "m.csv", "uri,image_uri\na.wav,a.png\nb.wav,gone.png\nc.wav,gs://b/c.png\nd.wav,\n")
+    make(tmp_path, "a.wav", "a.png", "b.wav", "c.wav", "d.wav")
+    result = from_csv(str(tmp_path / "m.csv"))
+    assert [row.image_uri for row in result.rows] == [f"{tmp_path}/a.png", "gs://b/c.png", ""]
+    assert (result.num_absent, result.absent_examples) == (1, (f"{tmp_path}/gone.png",))
+
+
 def test_csv_rows(tmp_path):
     put(tmp_path, "birds.csv", "path,species,comment\na.wav,owl;barn owl,x\nb.wav,,y\ngs://b/c.wav,crow,z\n")
     make(tmp_path, "a.wav")
@@ -252,7 +326,9 @@ def test_csv_bad_input(tmp_path, columns, message):
         ("esc50", "esc50.csv does not exist; ESC-50 expects meta/esc50.csv in its root; give that folder."),
         ("folder", "found no media file; looked in "),
         ("fsdd", "recordings does not exist; FSDD expects recordings in its root"),
+        ("tuxpaint", "pairs.csv does not exist; Tux Paint expects pairs.csv in its root"),
         ("urbansound8k", "UrbanSound8K.csv does not exist; UrbanSound8K expects metadata/UrbanSound8K.csv"),
+        ("videos", "found no media file; looked in "),
     ],
 )
 def test_a_wrong_root_names_what_was_expected(tmp_path, name, expected):
@@ -314,7 +390,7 @@ def test_manifest_passes_the_options_on(tmp_path):
         ),
         ({"name": "esc50", "root": ""}, "root is empty, expected the path of esc50"),
         ({"name": "esc50", "output": "m.txt"}, "found extension '.txt'"),
-        ({"name": "esc50", "seed": 1}, "seed: no option of esc50, only of synthetic; leave"),
+        ({"name": "esc50", "seed": 1}, "seed: no option of esc50, only of digit_scenes, synthetic; leave"),
         ({"name": "folder", "media_dir": "m"}, "media_dir: no option of folder, only"),
     ],
 )
@@ -329,9 +405,8 @@ def test_manifest_suits_a_generated_command_line():
     arguments = datasets.make_manifest.__doc__.split("Args:\n")[1].split("\n\n")[0]
     assert re.findall(r"^      (\w+):", arguments, re.MULTILINE) == list(parameters)
     assert {parameter.annotation for parameter in parameters.values()} <= {str, int, float, bool}
-    assert re.search(r"the data set: (.*)\.", arguments)[1].replace(" or ", ", ").split(", ") == list(
-        ADAPTERS
-    )
+    names = " ".join(re.search(r"the data set: ([^.]*)\.", arguments)[1].split())
+    assert names.replace(" or ", ", ").split(", ") == list(ADAPTERS)
     for adapter in ADAPTERS.values():
         for name, parameter in inspect.signature(adapter).parameters.items():
             assert parameter.annotation == parameters[name].annotation
@@ -394,7 +469,14 @@ def test_real_audioset_metadata(shared_data, tmp_path):
     assert (result.num_listed, result.num_absent) == (22160 + 20371, 22160 + 20371 - 3)
 
 
+def test_real_tuxpaint(shared_data):
+    result = tuxpaint(str(shared_data / "tuxpaint_pairs"))
+    assert (result.num_listed, len(result.rows), result.num_absent) == (102, 102, 0)
+    assert all(os.path.isfile(row.uri) and os.path.isfile(row.image_uri) for row in result.rows)
+
+
 def test_real_videos(shared_data):
+    assert len(videos(str(shared_data / "video")).rows) == 36
     result = folder(str(shared_data / "video"), labels_from_folders=True)
     assert Counter(row.labels[0] for row in result.rows) == {"clips": 33, "edge": 3}
     manifest = from_csv(str(shared_data / "video" / "manifest.csv"), columns="uri=file,labels=label")

@@ -202,10 +202,21 @@ def test_formats_by_extension():
 
 
 def test_csv_is_written_as_documented(tmp_path):
-    write(str(tmp_path / "m.csv"), [ManifestRow("a", "r", '/x "y",z', 0.1, None, ("p", "q"), "1", "test")])
+    row = ManifestRow("a", "r", '/x "y",z', 0.1, None, ("p", "q"), "1", "test", "/x.png")
+    write(str(tmp_path / "m.csv"), [row])
     assert (tmp_path / "m.csv").read_bytes() == (
-        HEADER.replace("\n", "\r\n") + 'a,r,"/x ""y"",z",0.1,,p;q,1,test\r\n'
+        HEADER.replace("\n", ",image_uri\r\n") + 'a,r,"/x ""y"",z",0.1,,p;q,1,test,/x.png\r\n'
     ).encode()
+
+
+def test_the_picture_of_a_clip_is_found_as_its_sound_is():
+    text = "uri,image_uri\na.wav,a.png\nb.wav,\nc.wav,/abs.png\nd.wav,gs://bucket/d.png\n"
+    rows = [row for _, row in rows_of(text, base_uri="/base")]
+    assert [row.image_uri for row in rows] == ["/base/a.png", "", "/abs.png", "gs://bucket/d.png"]
+    # The picture is no part of the default ids: a manifest that gains pictures keeps its clips.
+    assert rows[0].clip_id == rows_of("uri\na.wav\n")[0][1].clip_id
+    ((_, bad),) = rows_of('{"uri": "a.wav", "image_uri": ["a.png"]}\n', "jsonl")
+    assert "image_uri: found ['a.png'], expected text; quote it" in bad.reason
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"))
@@ -220,7 +231,9 @@ def manifest_rows(draw):
     start, end = draw(st.none() | SECONDS), draw(st.none() | SECONDS)
     end = end if end is not None and end > (start or 0) else None
     labels = tuple(draw(st.lists(LABEL, max_size=3)))
-    return ManifestRow(draw(NAME), draw(NAME), "/" + draw(TEXT), start, end, labels, draw(TEXT), draw(TEXT))
+    image_uri = draw(st.just("") | TEXT.map(lambda text: "/" + text))
+    uri, fold, split = "/" + draw(TEXT), draw(TEXT), draw(TEXT)
+    return ManifestRow(draw(NAME), draw(NAME), uri, start, end, labels, fold, split, image_uri)
 
 
 @settings(deadline=None)

@@ -17,8 +17,16 @@ from tfsound import examples
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(max_size=12)  # of any Unicode that UTF-8 can hold
 
+# Float32, which records hold, ascending; and a picture for each.
+FRAME_SECONDS = st.lists(st.floats(0, 1e5, width=32), max_size=4).map(sorted).map(tuple)
+
 CLIPS = st.builds(
-    examples.Clip,
+    lambda frame_seconds, **fields: examples.Clip(
+        frame_seconds=frame_seconds,
+        frame_jpegs=tuple(bytes([number]) * number for number in range(len(frame_seconds))),
+        **fields,
+    ),
+    frame_seconds=FRAME_SECONDS,
     clip_id=TEXT,
     recording_id=TEXT,
     start_seconds=st.floats(0, 1e6, width=32),
@@ -57,10 +65,16 @@ def test_tensorflow_reads_a_clip_as_numpy_does(clip):
     scalar |= {"start_seconds": tf.float32, "num_frames": tf.int64, "mel_energy": tf.string}
     schema = {name: tf.io.FixedLenFeature([], dtype) for name, dtype in scalar.items()}
     schema["labels"] = tf.io.RaggedFeature(tf.string)
+    schema |= {
+        "frame_jpegs": tf.io.RaggedFeature(tf.string),
+        "frame_seconds": tf.io.RaggedFeature(tf.float32),
+    }
     parsed = tf.io.parse_single_example(examples.encode_clip(clip), schema)
     for name in ("clip_id", "recording_id", "fold", "split"):
         assert parsed[name].numpy().decode() == getattr(decoded, name)
     assert [label.decode() for label in parsed["labels"].numpy()] == list(decoded.labels)
+    assert tuple(parsed["frame_jpegs"].numpy()) == decoded.frame_jpegs
+    assert tuple(parsed["frame_seconds"].numpy()) == decoded.frame_seconds
     assert parsed["start_seconds"] == decoded.start_seconds
     assert parsed["num_frames"] == len(decoded.mel_energy)
     energies = tf.reshape(tf.io.decode_raw(parsed["mel_energy"], tf.float16), [-1, 8])
@@ -106,7 +120,10 @@ def test_random_bytes_are_no_clip(record):
 @settings(FEW, max_examples=300)
 @given(data=st.data())
 def test_a_mutated_clip_is_read_or_refused(data):
-    record = bytearray(examples.encode_clip(tiny.make_clip(1, labels=("bell",), num_frames=2)))
+    clip = tiny.make_clip(1, labels=("bell",), num_frames=2)
+    if data.draw(st.booleans()):
+        clip = dataclasses.replace(clip, frame_jpegs=(b"one", b"two"), frame_seconds=(0.5, 1.5))
+    record = bytearray(examples.encode_clip(clip))
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(record) - 1))
         how = data.draw(st.sampled_from(["change", "remove", "insert", "cut"]))
@@ -124,12 +141,47 @@ def test_a_mutated_clip_is_read_or_refused(data):
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(examples.Clip)])
 def test_a_clip_without_a_field_is_refused(name):
     example = tf.train.Example.FromString(examples.encode_clip(tiny.make_clip(0)))
-    del example.features.feature[name]
-    if name == "labels":  # which may be none
-        assert examples.decode_clip(example.SerializeToString(), 8).labels == ()
+    example.features.feature.pop(name, None)
+    if name in ("labels", "frame_jpegs", "frame_seconds"):  # which may be none
+        assert getattr(examples.decode_clip(example.SerializeToString(), 8), name) == ()
     else:
         with pytest.raises(examples.DatasetError, match="is no clip example of schema 1"):
             examples.decode_clip(example.SerializeToString(), 8)
+
+
+def make_video_clip(seconds=(0.5, 1.5), jpegs=(b"one", b"two")):
+    return dataclasses.replace(tiny.make_clip(0), frame_jpegs=jpegs, frame_seconds=seconds)
+
+
+def test_a_clip_of_sound_alone_is_the_bytes_that_it_was_before_there_were_pictures():
+    example = tf.train.Example.FromString(examples.encode_clip(tiny.make_clip(0)))
+    assert set(example.features.feature) == {
+        *("clip_id", "recording_id", "start_seconds", "labels", "fold", "split", "num_frames", "mel_energy"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (make_video_clip(seconds=(0.5,)), "has 2 pictures and 1 times"),
+        (make_video_clip(jpegs=()), "has 0 pictures and 2 times"),
+        (make_video_clip(seconds=(1.5, 0.5)), r"has pictures at \[1.5, 0.5\] s; expected ascending times"),
+        (make_video_clip(seconds=(0.5, np.nan)), r"has pictures at \[0.5, nan\] s; expected ascending times"),
+    ],
+)
+def test_pictures_without_a_time_each_are_refused(clip, message):
+    with pytest.raises(ValueError, match=f"clip 'clip-0' {message}"):
+        examples.encode_clip(clip)
+
+
+def test_a_record_whose_pictures_and_times_do_not_match_is_refused():
+    example = tf.train.Example.FromString(examples.encode_clip(make_video_clip()))
+    example.features.feature["frame_seconds"].float_list.value.append(0.25)
+    with pytest.raises(examples.DatasetError, match="clip 'clip-0' has 2 pictures and 3 times"):
+        examples.decode_clip(example.SerializeToString(), 8)
+    del example.features.feature["frame_seconds"].float_list.value[0]
+    with pytest.raises(examples.DatasetError, match="expected ascending times"):
+        examples.decode_clip(example.SerializeToString(), 8)
 
 
 def test_frames_that_do_not_add_up_are_refused():
@@ -147,7 +199,8 @@ def make_info(**fields):
     defaults = {
         "kind": examples.CLIPS, "mel_params": tiny.PARAMS, "num_windows": 7,
         "shards": (examples.Shard("a", 2, 30), examples.Shard("b", 1, 20)),
-        "label_names": ("Käuzchen", "bell"), "folds": ("1", "2"), "num_failures": 3,
+        "label_names": ("Käuzchen", "bell"), "folds": ("1", "2"), "num_failures": 3, "num_images": 5,
+        "num_clips_without_images": 1,
         "parameters": {"hop": 0.5, "names": ["x"]}, "command": "tfsound examples …",
     }  # fmt: skip
     return examples.DatasetInfo(**(defaults | fields))
@@ -161,6 +214,15 @@ def test_a_sidecar_comes_back_as_it_was():
     assert json.loads(info.to_json())["num_examples"] == 3
     whole = dataclasses.replace(tiny.PARAMS, mel_min_hz=125)  # JSON does not tell 125 from 125.0
     assert examples.DatasetInfo.from_json(make_info(mel_params=whole).to_json(), "here").mel_params == whole
+
+
+def test_a_sidecar_from_before_there_were_pictures_is_read():
+    fields = json.loads(make_info(num_images=0, num_clips_without_images=0).to_json())
+    del fields["num_images"], fields["num_clips_without_images"]
+    info = examples.DatasetInfo.from_json(json.dumps(fields), "here")
+    assert (info.num_images, info.num_clips_without_images) == (0, 0)
+    assert "images" not in str(info)
+    assert str(make_info()).endswith("3 rejected; 5 images, 1 clips without one")
 
 
 def test_a_sidecar_of_another_schema_is_refused():

@@ -24,6 +24,16 @@ def resnet_small():
     return networks.build_encoder("resnet_small")
 
 
+@pytest.fixture(scope="module")
+def vgg():
+    return networks.build_encoder("vgg")
+
+
+@pytest.fixture(scope="module")
+def vgg_small():
+    return networks.build_encoder("vgg_small")
+
+
 def require_unit_rows(embeddings, shape):
     assert embeddings.shape == shape
     assert embeddings.dtype == tf.float32
@@ -141,7 +151,7 @@ def test_the_policy_of_others_is_restored_even_after_an_error(monkeypatch):
 
 def test_an_unknown_encoder_is_named_with_the_known():
     with pytest.raises(
-        ValueError, match=r"encoder must be one of \['resnet50', 'resnet_small'\], got 'resnet18'"
+        ValueError, match=r"encoder must be one of \['resnet50', .*'vgg', 'vgg_small'\], got 'resnet18'"
     ):
         networks.build_encoder("resnet18")
 
@@ -174,3 +184,126 @@ def test_an_encoder_is_saved_and_loaded_as_it_was(tmp_path, resnet_small):
     loaded = keras.saving.load_model(tmp_path / "encoder.keras")
     np.testing.assert_array_equal(loaded(WINDOWS), resnet_small(WINDOWS))
     assert loaded.get_layer("stem_norm").synchronized
+
+
+# VGG, images, embeddings of any length.
+
+
+def conv_norm(channels_in, channels_out, size=3):
+    """A convolution without bias and batch norm: the kernel, scales and offsets."""
+    return size * size * channels_in * channels_out + 2 * channels_out
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize(("name", "first_width"), [("vgg", 64), ("vgg_small", 16)])
+def test_vgg_has_the_parameters_worked_out_by_hand(name, first_width, colours):
+    shape = (96, 64) if colours == 1 else (128, 128, 3)
+    encoder = networks.build_encoder(name, input_shape=shape)
+    widths = [first_width << block for block in range(4)]
+    expected, channels = widths[-1] * 128 + 128, colours
+    for width in widths:
+        expected += conv_norm(channels, width) + conv_norm(width, width)
+        channels = width
+    assert count(encoder.trainable_variables) == expected
+    if colours == 1 and name == "vgg":
+        # The same from elsewhere: Cramer et al. 2019 give L3's audio network as 4.7 million.
+        assert round((expected - 512 * 128 - 128) / 1e6, 1) == 4.7
+
+
+def test_vgg_is_that_of_look_listen_and_learn(vgg):
+    convolutions = [layer for layer in vgg.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [layer.filters for layer in convolutions] == [64, 64, 128, 128, 256, 256, 512, 512]
+    assert {(layer.kernel_size, layer.strides) for layer in convolutions} == {((3, 3), (1, 1))}
+    pools = [layer for layer in vgg.layers if isinstance(layer, keras.layers.MaxPooling2D)]
+    assert [(pool.pool_size, pool.strides) for pool in pools] == [((2, 2), (2, 2))] * 3
+    (last,) = [layer for layer in vgg.layers if isinstance(layer, keras.layers.GlobalMaxPooling2D)]
+    assert last.input.shape == (None, 12, 8, 512)
+    assert vgg.get_layer("embedding").input.shape == (None, 512)
+
+
+@pytest.mark.parametrize(("name", "stem_kernel"), [("resnet50", (7, 64)), ("resnet_small", (7, 16))])
+def test_the_image_network_is_the_same_architecture(name, stem_kernel, request):
+    audio, images = request.getfixturevalue(name), networks.build_encoder(name, input_shape=(128, 128, 3))
+    size, filters = stem_kernel
+    # Two more colours in the first convolution, and nothing else.
+    assert count(images.trainable_variables) == count(audio.trainable_variables) + 2 * size**2 * filters
+    assert images.name == f"{name}_image"
+    assert images.input_shape == (None, 128, 128, 3)
+    assert [type(layer) for layer in images.layers] == [
+        type(layer) for layer in audio.layers if not isinstance(layer, keras.layers.Reshape)
+    ]
+
+
+@pytest.mark.parametrize("name", networks.ENCODERS)
+def test_images_have_embeddings(name):
+    encoder = networks.build_encoder(name, input_shape=(128, 128, 3))
+    images = np.random.default_rng(0).uniform(size=(2, 128, 128, 3)).astype(np.float32)
+    embeddings = encoder(images, training=False).numpy()
+    require_unit_rows(embeddings, (2, 128))
+    assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-4
+
+
+def test_unit_norm_is_the_length_of_the_same_embeddings():
+    keras.utils.set_random_seed(0)
+    unit = networks.build_encoder("resnet_small", embedding_dim=5)
+    plain = networks.build_encoder("resnet_small", embedding_dim=5, unit_norm=False)
+    plain.set_weights(unit.get_weights())
+    embeddings = plain(WINDOWS).numpy()
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    assert np.abs(lengths - 1).min() > 1e-3
+    np.testing.assert_allclose(unit(WINDOWS), embeddings / lengths, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(96,), (1, 96, 64, 1), ()])
+def test_a_shape_of_neither_windows_nor_images_is_refused(shape):
+    with pytest.raises(ValueError, match=r"input_shape must be \(frames, mel_bins\) of windows or"):
+        networks.build_encoder("resnet_small", input_shape=shape)
+
+
+# The head.
+
+
+def make_head(left_dim=3, right_dim=2, **options):
+    keras.utils.set_random_seed(0)
+    head = networks.CoincidenceHead(**options)
+    rng = np.random.default_rng(0)
+    left, right = (rng.normal(size=(4, dim)).astype(np.float32) for dim in (left_dim, right_dim))
+    head(left, right)
+    return head, left, right
+
+
+def test_the_head_is_two_dense_layers_on_the_concatenation():
+    head, left, right = make_head()
+    dense = keras.Sequential([keras.layers.Dense(512, activation="relu"), keras.layers.Dense(1)])
+    dense.build((None, 5))
+    dense.set_weights(head.get_weights())
+    expected = dense(np.concatenate([left, right], axis=1))[:, 0]
+    np.testing.assert_allclose(head(left, right), expected, atol=1e-6)
+    # (2 d + 1) 512 + 513 of the paper's d = 128.
+    assert count(make_head(128, 128)[0].variables) == 257 * 512 + 513
+
+
+def test_the_hidden_layer_is_a_sum_of_two_projections():
+    head, left, right = make_head(hidden_units=7)
+    hidden = np.concatenate([left, right], axis=1) @ head.hidden_kernel.numpy() + head.hidden_bias.numpy()
+    np.testing.assert_allclose(head.project_left(left) + head.project_right(right), hidden, atol=1e-6)
+
+
+def test_the_head_computes_in_its_policy_and_adds_up_in_float32():
+    head, left, right = make_head(dtype="mixed_bfloat16")
+    assert head.project_left(left).dtype == head.project_right(right).dtype == tf.bfloat16
+    assert head(left, right).dtype == tf.float32
+    exact, _, _ = make_head()
+    exact.set_weights(head.get_weights())
+    np.testing.assert_allclose(head(left, right), exact(left, right), atol=0.05)
+
+
+def test_a_head_is_saved_and_loaded(tmp_path):
+    head, left, right = make_head(hidden_units=7)
+    inputs = [keras.Input((3,)), keras.Input((2,))]
+    model = keras.Model(inputs, head(*inputs))
+    model.save(tmp_path / "head.keras")
+    loaded = keras.saving.load_model(tmp_path / "head.keras")
+    np.testing.assert_array_equal(loaded([left, right]), model([left, right]))
+    with pytest.raises(ValueError, match="hidden_units must be at least 1, got 0"):
+        networks.CoincidenceHead(0)

@@ -82,8 +82,8 @@ def test_the_first_triplets_are_the_jobs_record_for_record(clips, tmp_path, opti
 def test_the_records_are_the_jobs_byte_for_byte(clips, tmp_path):
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     plan = drawing.make_plan(info, CONSTRAINTS, 300, (), 0)
-    held = on_the_fly._HeldWindows(clips, info, plan, ())
-    assert held.records(range(300), plan) == sample(clips, tmp_path / "set")
+    held = on_the_fly._HeldClips(clips, info, plan, ())
+    assert held.triplet_records(range(300), plan) == sample(clips, tmp_path / "set")
 
 
 def test_the_next_epoch_is_another_set_of_the_same_kind(clips, tmp_path):
@@ -162,7 +162,7 @@ def test_blocks_change_nothing(clips, monkeypatch):
 def test_excluded_folds_occur_nowhere(clips):
     of_fold = {clip.recording_id for clip in some_clips() if clip.fold == "1"}
     assert of_fold & {clip.recording_id for clip in some_clips() if clip.fold == "0"} == set()
-    excluded = set(examples._fingerprint(sorted(of_fold)).numpy().tolist())
+    excluded = set(examples.fingerprint(sorted(of_fold)).numpy().tolist())
     for batch in batches_of(clips, 30, exclude_folds=("1",)):
         assert not excluded & set(batch["anchor_recording"].tolist())
         assert not excluded & set(batch["negative_recording"].tolist())

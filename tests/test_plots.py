@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from tfsound import plots
+from tfsound.plots import figures
 
 ODD_NAMES = [
     "$x_{1$", "a\nb\tc", "犬の鳴き声", "собака", "_hidden", "", "\udc80.wav", "\\frac", "كلب", "a" * 500,
@@ -143,19 +144,19 @@ def test_odd_names_are_drawn_as_they_are(tmp_path):
 @settings(deadline=None)
 @given(st.text(max_size=60), st.integers(8, 30))
 def test_one_line_fits_and_keeps_both_ends(name, max_width):
-    line = plots._one_line(name, max_width)
+    line = figures.one_line(name, max_width)
     assert sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in line) <= max_width
     assert "\n" not in line
     head, _, tail = line.partition("…") if "…" not in name else (line, "", "")
-    clean = plots._one_line(name, 1000)
+    clean = figures.one_line(name, 1000)
     assert clean.startswith(head)
     assert clean.endswith(tail)
 
 
 def test_one_line_by_hand():
-    assert plots._one_line("recording_2021.wav", 11) == "recor…1.wav"
-    assert plots._one_line("recording", 9) == "recording"
-    assert plots._one_line("犬犬犬犬犬", 7) == "犬…犬"
+    assert figures.one_line("recording_2021.wav", 11) == "recor…1.wav"
+    assert figures.one_line("recording", 9) == "recording"
+    assert figures.one_line("犬犬犬犬犬", 7) == "犬…犬"
 
 
 def test_embedding_map_has_a_marker_a_class(tmp_path):
@@ -346,3 +347,28 @@ def test_plot_sweep_shows_mean_spread_and_the_paper():
 def test_plot_sweep_needs_a_score_a_value():
     with pytest.raises(ValueError, match="equally many, got 2, 1 and 2"):
         plots.plot_sweep([0, 1], [[0.1]], [0.2, 0.3], parameter_name="S", score_name="mAP")
+
+
+def test_pictures_stand_beside_the_sound_that_they_were_found_for():
+    rng = np.random.default_rng(0)
+    sounds = [rng.normal(size=(96, 64)), rng.normal(size=(50, 64))]
+    pictures = rng.uniform(size=(2, 3, 16, 16, 3))
+    figure = plots.plot_found_pictures(
+        sounds, pictures, ["$one", "two"], correct=[[True, False, False], [False, False, True]], title="found"
+    )
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["$one", "1. ✓", "2. ✗", "3. ✗", "two", "1. ✗", "2. ✗", "3. ✓"]
+    np.testing.assert_array_equal(figure.axes[7].images[0].get_array(), pictures[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "titles", "correct", "message"),
+    [
+        ([], [], None, r"got 1, 0 and 0 rows of \[\] pictures"),
+        ([[]], ["one"], None, r"1 rows of \[0\] pictures"),
+        (np.zeros((1, 2, 4, 4, 3)), ["one"], [[True]], r"correct must be \(1, 2\) as pictures, got \(1, 1\)"),
+    ],
+)
+def test_found_pictures_that_do_not_fit(pictures, titles, correct, message):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_found_pictures([np.zeros((8, 4))], pictures, titles, correct=correct)

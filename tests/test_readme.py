@@ -31,7 +31,7 @@ def test_the_python_of_the_readme_runs(tmp_path):
 
 
 def test_every_command_of_the_readme_exists():
-    table = re.findall(r"^\| `tfsound (\w+)[^|]*\| `([\w.]+)` \|", README, re.MULTILINE)
+    table = re.findall(r"^\| `tfsound ([\w-]+)[^|]*\| `([\w.]+)` \|", README, re.MULTILINE)
     named = {command: name for command, name in table}
     assert named == {
         command: f"{module.removeprefix('tfsound.')}.{function}"

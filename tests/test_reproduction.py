@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from tfsound import datasets, evaluation, networks, reproduction
-from tfsound.reproduction import settings, triplets
+from tfsound.reproduction import encoders, scales, triplet_papers
 
 FEW = evaluation.TrainingOptions(max_epochs=2, patience=1)
 
@@ -28,15 +28,15 @@ def data(tmp_path_factory):
 def small():
     """An encoder that compiles in a second, few steps, and the ends of each sweep."""
     scale = dataclasses.replace(
-        settings.SCALES["tiny"], encoder="tiny", num_triplets=64, num_steps=2, batch_size=16,
+        scales.SCALES["tiny"], encoder="tiny", vgg="tiny", num_examples=64, num_steps=2, batch_size=16,
         segments_per_class=3, num_draws=2, classifier=FEW,
     )  # fmt: skip
-    paper = settings.PAPERS["triplets-2018"]
+    paper = triplet_papers.PAPERS["triplets-2018"]
     sweeps = {name: (values[0], values[-1]) for name, values in paper.sweeps.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        patch.setitem(settings.SCALES, "tiny", scale)
-        patch.setitem(settings.PAPERS, "triplets-2018", dataclasses.replace(paper, sweeps=sweeps))
+        patch.setitem(scales.SCALES, "tiny", scale)
+        patch.setitem(triplet_papers.PAPERS, "triplets-2018", dataclasses.replace(paper, sweeps=sweeps))
         yield
 
 
@@ -49,14 +49,14 @@ def reproduce(data, output, **options):
 def reproduced(data, small, tmp_path_factory):
     """The folder of a whole run with fold 2 held out, its text, and the triplets that it sampled."""
     output, sampled = tmp_path_factory.mktemp("reproduced") / "out", []
-    sample_triplets = triplets.sample_triplets
+    sample_triplets = encoders.sample_triplets
 
     def sample(*arguments, **options):
         sampled.append((options["exclude_folds"], options["constraints"]))
         return sample_triplets(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triplets, "sample_triplets", sample)
+        patch.setattr(encoders, "sample_triplets", sample)
         text = str(reproduce(data, output, folds=("2",)))
     return output, text, sampled
 
@@ -65,7 +65,7 @@ def test_every_table_is_there_with_the_papers_figures(reproduced):
     output, text, _ = reproduced
     for title in ("Table 1", "Table 2: QbE mAP", "Table 2: 1 layer mAP", "Table 3"):
         assert title in text
-    for row in settings.PAPERS["triplets-2018"].representations:
+    for row in triplet_papers.PAPERS["triplets-2018"].representations:
         assert row.name in text
     assert "nan" not in text
     report = json.loads((output / "report.json").read_text())
@@ -116,6 +116,7 @@ def test_what_is_finished_is_kept(reproduced, data, capsys):
         ({"scale": "huge"}, r"scale must be one of \['paper', 'small', 'tiny'\], got 'huge'"),
         ({"dataset": "mine"}, "dataset must be one of .*csv.*, got 'mine'"),
         ({"folds": ("7",)}, r"got \['7'\], it has \['1', '2', '3'\]"),
+        ({"table": "4"}, r"table must be one of \['1', '2', '3'\], got '4'"),
     ],
 )
 def test_what_cannot_be_asked_for(data, tmp_path, options, message):
@@ -137,7 +138,7 @@ def test_a_fold_that_retrieval_cannot_score_fails_before_training(tmp_path, data
     assert not (tmp_path / "out" / "encoders").exists()
 
 
-@pytest.mark.parametrize("paper", settings.PAPERS.values(), ids=settings.PAPERS)
+@pytest.mark.parametrize("paper", triplet_papers.PAPERS.values(), ids=triplet_papers.PAPERS)
 def test_the_joint_encoder_has_every_unsupervised_constraint(paper):
     unsupervised = [row.constraints for row in paper.representations[2:-1]]
     assert paper.joint.constraints == tuple(constraint for (constraint,) in unsupervised)

@@ -315,3 +315,54 @@ def test_altered_windows_can_be_stored():
             altered = constraint.alter_positive(energies(number), energies(99 - number), number)
             data = examples.encode_mel_energy(altered)
             np.testing.assert_allclose(examples.decode_mel_energy(data, 6), altered, rtol=1e-3, atol=1e-7)
+
+
+# Coincidence of a window and a frame, coincidence 2020, section 3.1.
+
+
+@pytest.mark.parametrize(
+    ("starts", "frames", "gap", "expected"),
+    [
+        ([0.0, 1.0], [0.5], 10.0, [1, 1]),
+        ([0.0, 1.0], [], 10.0, [0, 0]),
+        ([], [1.0], 10.0, []),
+        # Centres 0.5, 1.5, 2.5; the bound itself is near.
+        ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0], 0.5, [1, 2, 2]),
+        ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0], 0.49, [0, 0, 0]),
+        ([0.0], [-5.0, -4.0, 5.0, 6.0], 5.0, [2]),
+        ([0.0, 0.0], [0.5, 0.5], 0.1, [2, 2]),
+        ([0.0], [-1e9, 1e9], math.inf, [2]),
+    ],
+)
+def test_coincidence_counts_frames(starts, frames, gap, expected):
+    constraint = sampling.Coincidence(gap, window_seconds=1.0)
+    found = constraint.num_frames(np.array(starts), np.array(frames))
+    assert found.tolist() == expected
+
+
+TIMES = st.lists(st.integers(-40, 40).map(lambda quarter: quarter / 4), max_size=12).map(sorted)
+
+
+@UNTIMED
+@given(start=st.integers(-40, 40), frames=TIMES, gap=st.integers(1, 60).map(lambda quarter: quarter / 4))
+def test_coincidence_chooses_just_the_near_frames(start, frames, gap):
+    """All numbers are sums of quarters, so that no rounding decides at the bound."""
+    constraint, times = sampling.Coincidence(gap, window_seconds=0.5), np.array(frames)
+    near = [number for number, time in enumerate(frames) if abs(time - (start + 0.25)) <= gap]
+    num_frames = int(constraint.num_frames(np.array([float(start)]), times)[0])
+    found = [constraint.frame(float(start), times, choice) for choice in range(num_frames)]
+    assert found == near
+
+
+@UNTIMED
+@given(starts=TIMES, frames=TIMES)
+def test_the_smallest_gap_is_the_least_of_all(starts, frames):
+    gaps = [abs(start + 0.25 - frame) for start in starts for frame in frames]
+    constraint = sampling.Coincidence(1.0, window_seconds=0.5)
+    assert constraint.smallest_gap(np.array(starts), np.array(frames)) == min(gaps, default=math.inf)
+
+
+@pytest.mark.parametrize("gap", [0.0, -1.0, math.nan])
+def test_coincidence_needs_a_positive_gap(gap):
+    with pytest.raises(ValueError, match="max_time_gap_seconds must be positive, got"):
+        sampling.Coincidence(gap)

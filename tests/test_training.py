@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 import tiny
 
-from tfsound import examples, models, networks, training
+from tfsound import examples, losses, models, networks, training
 
 NUM_TRIPLETS = 40
 # 12 steps with a checkpoint every 5: epochs of 5, 5 and 2 steps.
@@ -44,7 +44,7 @@ def kill_at(original, place):
         return original(self, *args, **kwargs)
     return killing
 
-training._Progress.on_train_batch_end = kill_at(training._Progress.on_train_batch_end, "batch")
+training.runs._Progress.on_train_batch_end = kill_at(training.runs._Progress.on_train_batch_end, "batch")
 training.Checkpoints.save = kill_at(training.Checkpoints.save, "checkpoint")
 training.train([triplets], output, **json.loads(settings))
 """
@@ -65,17 +65,17 @@ training.train([triplets], output + "/whole", **settings)
 short = settings | {"num_steps": 1, "learning_rate_decay": "constant"}
 training.train([triplets], output + "/constant", **short)
 
-original = training._Progress.on_train_batch_end
+original = training.runs._Progress.on_train_batch_end
 def interrupting(self, batch, logs=None):
     if training.steps_done(self.model) == 8:
         raise KeyboardInterrupt
     original(self, batch, logs)
 
-training._Progress.on_train_batch_end = interrupting
+training.runs._Progress.on_train_batch_end = interrupting
 try:
     training.train([triplets], output + "/resumed", **settings)
 except KeyboardInterrupt:
-    training._Progress.on_train_batch_end = original
+    training.runs._Progress.on_train_batch_end = original
     training.train([triplets], output + "/resumed", **settings)
 else:
     raise SystemExit("was not interrupted")
@@ -114,14 +114,14 @@ def run_script(script, *arguments):
 
 def interrupt_at(monkeypatch, step):
     """A Ctrl-C when a step is done."""
-    original = training._Progress.on_train_batch_end
+    original = training.runs._Progress.on_train_batch_end
 
     def interrupting(self, batch, logs=None):
         original(self, batch, logs)
         if int(self.model.optimizer.iterations) == step:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(training._Progress, "on_train_batch_end", interrupting)
+    monkeypatch.setattr(training.runs._Progress, "on_train_batch_end", interrupting)
 
 
 def interrupted_run(triplets, output, step, **settings):
@@ -197,7 +197,9 @@ def test_the_encoder_is_that_of_the_last_checkpoint(whole_run):
     output, _ = whole_run
     encoder, mel_params = training.load_encoder(output)
     assert mel_params == tiny.PARAMS
-    model = training._compiled_model(json.loads(pathlib.Path(output, "config.json").read_text()), tiny.PARAMS)
+    model = training.triplets._compiled_model(
+        json.loads(pathlib.Path(output, "config.json").read_text()), tiny.PARAMS
+    )
     model.load_weights(f"{output}/checkpoints/step-00000012/model.weights.h5")
     for found, expected in zip(encoder.get_weights(), model.audio_encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -208,7 +210,7 @@ def test_the_encoder_is_that_of_the_last_checkpoint(whole_run):
 def test_a_checkpoint_holds_the_whole_optimizer(whole_run):
     output, _ = whole_run
     config = json.loads(pathlib.Path(output, "config.json").read_text())
-    model = training._compiled_model(config, tiny.PARAMS)
+    model = training.triplets._compiled_model(config, tiny.PARAMS)
     assert training.Checkpoints(f"{output}/checkpoints").restore(model) == 12
     assert int(model.optimizer.iterations) == 12
     # Two moments for each trainable variable, which start as 0.
@@ -318,9 +320,9 @@ def config_of(run):
 @pytest.mark.parametrize("num_sets", [1, 2])
 def test_the_sets_of_a_run_decide_whether_it_mines(named_sets, tmp_path, capfd, monkeypatch, num_sets):
     mined = []
-    original = models.losses.semi_hard_triplet_loss
+    original = losses.semi_hard_triplet_loss
     monkeypatch.setattr(
-        models.losses, "semi_hard_triplet_loss", lambda *args, **kw: mined.append(1) or original(*args, **kw)
+        losses, "semi_hard_triplet_loss", lambda *args, **kw: mined.append(1) or original(*args, **kw)
     )
     output, settings = str(tmp_path / "run"), SETTINGS | {"num_steps": 2}
     training.train(named_sets[:num_sets], output, **settings)
@@ -350,13 +352,13 @@ def test_a_set_made_again_under_another_constraint_does_not_resume(tmp_path):
 
 
 def test_source_weights_scale_the_loss(named_sets, tmp_path):
-    losses = []
+    means = []
     for number, weights in enumerate([(), (2.0, 2.0), (2.0, 0.0), (0.0, 2.0)]):
         output, settings = str(tmp_path / str(number)), SETTINGS | {"num_steps": 1, "margin": 1.0}
         run = training.train(named_sets, output, source_weights=weights, **settings)
-        losses.append(run.final["loss"])
+        means.append(run.final["loss"])
         assert config_of(output)["source_weights"] == list(weights)
-    plain, doubled, *each = losses
+    plain, doubled, *each = means
     assert min(each) > 0
     np.testing.assert_allclose([doubled, sum(each)], [2 * plain, 2 * plain], rtol=1e-5)
 
@@ -411,7 +413,7 @@ def test_a_resumed_run_does_only_the_steps_that_are_left(triplets, tmp_path, mon
     output = interrupted_run(triplets, str(tmp_path / "run"), 7)
     steps = []
     monkeypatch.setattr(
-        training._Progress, "on_train_batch_end",
+        training.runs._Progress, "on_train_batch_end",
         lambda self, batch, logs=None: steps.append(int(self.model.optimizer.iterations)),
     )  # fmt: skip
     training.train([triplets], output, **SETTINGS)
@@ -425,10 +427,10 @@ def test_a_run_killed_before_its_encoder_was_saved_only_saves_it(triplets, whole
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "save_encoder", killed)
+        patch.setattr(training.runs, "save_encoder", killed)
         with pytest.raises(KeyboardInterrupt):
             training.train([triplets], output, **SETTINGS)
-    monkeypatch.setattr(training.models.TripletModel, "fit", None)  # would fail if it trained
+    monkeypatch.setattr(models.TripletModel, "fit", None)  # would fail if it trained
     training.train([triplets], output, **SETTINGS)
     require_same_end(output, whole_run[0])
 
@@ -589,13 +591,13 @@ def test_weights_that_are_no_numbers_are_not_kept(triplets, tmp_path, monkeypatc
 def test_a_shard_damaged_while_training_is_named(tmp_path, monkeypatch, damage):
     directory = tiny.write_triplets(tmp_path / "triplets", range(NUM_TRIPLETS))
     path = os.path.join(directory, "triplets-00001.tfrecord")
-    original = training._fit
+    original = training.runs._fit
 
     def damaging(*arguments):
         tiny.flip_byte(path, 100) if damage == "flip" else os.remove(path)
         original(*arguments)
 
-    monkeypatch.setattr(training, "_fit", damaging)
+    monkeypatch.setattr(training.runs, "_fit", damaging)
     if damage == "remove":  # after the readers have checked the folder
         info = examples.read_triplet_infos([directory])
         known = examples.read_dataset_info(directory, kind=examples.TRIPLETS)
@@ -618,7 +620,7 @@ def test_another_error_of_tensorflow_is_not_hidden(triplets, tmp_path, monkeypat
         tf.debugging.assert_equal(tf.shape(batch["anchor"])[0], 3, "no three rows")
         return {"loss": 0.0}
 
-    monkeypatch.setattr(training.models.TripletModel, "train_step", broken)
+    monkeypatch.setattr(models.TripletModel, "train_step", broken)
     with pytest.raises(tf.errors.InvalidArgumentError, match="no three rows"):
         training.train([triplets], str(tmp_path / "run"), **SETTINGS)
 

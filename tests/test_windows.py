@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -209,6 +210,58 @@ def test_members_by_hand():
     assert bucket.non_member(2, 0) == 4
 
 
+FRAMES = st.lists(st.integers(-4, 40).map(lambda place: place * STEP / 4), max_size=4)
+
+
+@UNTIMED
+@given(clips=CLIPS, bits=st.integers(0, 3), data=st.data())
+def test_every_frame_is_there_once_in_the_order_of_time(clips, bits, data):
+    clips = [
+        dataclasses.replace(
+            clip,
+            frames=tuple(
+                (seconds, 10 * number, number) for number, seconds in enumerate(sorted(data.draw(FRAMES)))
+            ),
+        )
+        for clip in clips
+    ]
+    gap = 1.3 * STEP  # which no time is from the centre of a window, so that no rounding decides
+    constraint = sampling.Coincidence(gap, STEP)
+    index = make_index(clips, [constraint], bits=bits)
+    expected = [
+        windows.FrameLocation(
+            clip.shard, offset, num_bytes, examples.FrameRef(clip.clip_id, clip.recording_id, seconds)
+        )
+        for clip in sorted(clips, key=lambda clip: (clip.start_seconds, clip.clip_id))
+        for seconds, offset, num_bytes in clip.frames
+    ]
+    expected.sort(key=lambda at: (sampling.stable_hash(at.ref.recording_id), at.ref.seconds))
+    buckets = [index.buckets[number] for number in sorted(index.buckets)]
+    found = [b.frame_location(frame) for b in buckets for frame in range(len(b.frame_seconds))]
+    assert found == expected
+    anchors = []
+    for bucket in buckets:
+        for window in range(bucket.num_windows):
+            at = bucket.location(window)
+            own = [frame for frame in expected if frame.ref.recording_id == at.ref.recording_id]
+            start, end = bucket.frame_range(window)
+            assert [bucket.frame_location(frame) for frame in range(start, end)] == own
+            if any(abs(f.ref.seconds - at.ref.start_seconds - STEP / 2) <= gap for f in own):
+                anchors.append(at)
+    assert [b.location(window) for b in buckets for window in b.anchor_windows] == anchors
+    totals = index.totals
+    assert totals.num_anchors(0) == len(anchors)
+    assert totals.num_recordings_used.tolist() == [len({at.ref.recording_id for at in anchors})]
+    assert totals.num_recordings_with_frames == len({at.ref.recording_id for at in expected})
+    gaps = [
+        abs(frame.ref.seconds - at.ref.start_seconds - STEP / 2)
+        for frame in expected
+        for at in index.locations
+        if frame.ref.recording_id == at.ref.recording_id
+    ]
+    assert totals.smallest_gap_seconds.tolist() == [pytest.approx(min(gaps, default=math.inf), abs=1e-9)]
+
+
 def test_a_bucket_without_any_label_has_no_members():
     index = make_index([indexed("a", "c", 2), indexed("b", "d", 1)], num_classes=3, bits=1)
     assert index.totals.member_starts[:, -1].tolist() == [0, 0, 0]
@@ -225,12 +278,24 @@ def test_a_summary_survives_json():
     assert first.scarcest == second.scarcest == (((1, 4),), ((1, 4),))
     assert first.num_recordings == second.num_recordings == 2
     assert first.window_starts.tolist() == second.window_starts.tolist() == [0, 0, 0, 0, 5]
+    assert first.num_recordings_used.tolist() == second.num_recordings_used.tolist() == [1, 1]
+    assert first.smallest_gap_seconds.tolist() == second.smallest_gap_seconds.tolist() == [math.inf] * 2
 
 
 def test_index_clip_takes_each_class_once_in_order():
     clip = tiny.make_clip(3, labels=("owl", "dog", "owl"), recording="r")
     found = windows.index_clip(clip, 3, {"cat": 0, "dog": 1, "owl": 2}, shard=4, offset=7)
     assert found == windows.IndexedClip("r", "clip-3", 4, 7, 0.75, 3, (1, 2))
+
+
+def test_index_clip_takes_frames_only_where_their_places_are_given():
+    clip = tiny.make_clip(3, recording="r", frame_seconds=(1.0, 2.5))
+    found = windows.index_clip(clip, 3, {}, shard=4, offset=7, frame_offsets=(1000, 5000))
+    lengths = [len(jpeg) for jpeg in clip.frame_jpegs]
+    assert found.frames == ((1.0, 1000, lengths[0]), (2.5, 5000, lengths[1]))
+    assert windows.index_clip(clip, 3, {}, shard=4, offset=7).frames == ()
+    with pytest.raises(ValueError, match="shorter than"):
+        windows.index_clip(clip, 3, {}, shard=4, offset=7, frame_offsets=(1000,))
 
 
 def test_find():

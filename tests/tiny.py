@@ -1,5 +1,6 @@
 """Tiny sets of examples and a tiny encoder, for tests that need real files and real training."""
 
+import functools
 import os
 
 import numpy as np
@@ -22,8 +23,18 @@ def encoder(x):
     return layers.GlobalAveragePooling2D()(x)
 
 
-def make_clip(number, *, num_frames=24, labels=(), fold="", recording=None):
-    """A clip whose energies tell its first label: a class has a band of its own, in noise."""
+@functools.cache
+def jpeg(number):
+    """A picture of 128 x 128 that no other number has."""
+    corners = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+    return tf.io.encode_jpeg(corners.repeat(16, axis=0).repeat(16, axis=1)).numpy()
+
+
+def make_clip(number, *, num_frames=24, labels=(), fold="", recording=None, frame_seconds=()):
+    """A clip whose energies tell its first label: a class has a band of its own, in noise.
+
+    Where times of frames are given, frame after frame is `jpeg(100 * number)`, and so on.
+    """
     rng = np.random.default_rng(number)
     energies = rng.uniform(0, 1, (num_frames, PARAMS.mel_bins))
     if labels:
@@ -36,6 +47,8 @@ def make_clip(number, *, num_frames=24, labels=(), fold="", recording=None):
         fold=fold,
         split="",
         mel_energy=energies.astype("<f2"),
+        frame_jpegs=tuple(jpeg(100 * number + step) for step in range(len(frame_seconds))),
+        frame_seconds=tuple(frame_seconds),
     )
 
 
@@ -83,6 +96,7 @@ def write_clips(directory, clips):
         directory, examples.CLIPS, [records[::2], records[1::2]],
         label_names=tuple(sorted({label for clip in clips for label in clip.labels})),
         folds=tuple(sorted({clip.fold for clip in clips if clip.fold})),
+        num_images=sum(len(clip.frame_jpegs) for clip in clips),
     )  # fmt: skip
 
 

@@ -17,8 +17,11 @@ COMMANDS = {
     "manifest": ("tfsound.datasets", "make_manifest"),
     "examples": ("tfsound.beam.examples", "make_examples"),
     "triplets": ("tfsound.beam.triplets", "sample_triplets"),
+    "pairs": ("tfsound.beam.pairs", "sample_pairs"),
     "train": ("tfsound.training", "train"),
+    "train-coincidence": ("tfsound.training", "train_coincidence"),
     "evaluate": ("tfsound.evaluation", "evaluate"),
+    "evaluate-cross-modal": ("tfsound.evaluation", "evaluate_cross_modal"),
     "export": ("tfsound.export.saved_model", "export"),
     "quickstart": ("tfsound.quickstart", "quickstart"),
     "reproduce": ("tfsound.reproduction", "reproduce"),
@@ -27,8 +30,11 @@ _SUMMARIES = {
     "manifest": "list the clips of a data set on disk",
     "examples": "decode clips into TFRecords of mel energies (Beam)",
     "triplets": "sample triplets under semantic constraints (Beam)",
-    "train": "train an encoder; resumes a run that was cut off",
+    "pairs": "sample pairs of what occurs together: sound and sound, sound and image (Beam)",
+    "train": "train an encoder on triplets; resumes a run that was cut off",
+    "train-coincidence": "train encoders of sound and image on pairs; resumes, too",
     "evaluate": "score an embedding against the log-mel baseline",
+    "evaluate-cross-modal": "find pictures by sound and sounds by picture",
     "export": "export a trained encoder as a SavedModel",
     "quickstart": "all of these, on your folder or on synthetic recordings",
     "reproduce": "a paper's tables on a data set, its figures beside ours",
@@ -41,7 +47,7 @@ _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def _parser() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  {name:<12}{_SUMMARIES[name]}" for name in COMMANDS)
+    commands = "\n".join(f"  {name:<22}{_SUMMARIES[name]}" for name in COMMANDS)
     parser = argparse.ArgumentParser(
         prog="tfsound",
         usage="tfsound [--traceback] COMMAND ...",

@@ -1,7 +1,10 @@
-"""Encoders, chosen by name. Log-mel (batch, frames, mel_bins) -> unit-norm embeddings (batch, embedding_dim).
+"""Encoders, chosen by name, of sounds and of images; the head that tells coinciding pairs.
 
-`resnet50` is the network of Jansen et al. 2018, section 4.2; `resnet_small` has the same shape at a size
-that a CPU trains.
+Log-mel (batch, frames, mel_bins), or images (batch, height, width, 3) in [0, 1], -> embeddings
+(batch, embedding_dim), unit-norm where asked for. `resnet50` is the network of Jansen et al. 2018, section
+4.2, and 2020, section 4; `resnet_small` has the same shape at a size that a CPU trains; `vgg` is that of
+Arandjelovic and Zisserman 2017, which rows d and g of the 2020 paper's table 1 have in its place, `vgg_small`
+the same at a quarter of the width.
 """
 
 import contextlib
@@ -12,6 +15,8 @@ from keras import layers
 
 # The paper's d; a factor of 48 below 96 x 64.
 EMBEDDING_DIM = 128
+# Of the layer that tells coinciding pairs (Jansen et al. 2020, section 4).
+HIDDEN_UNITS = 512
 # Of the statistics used after training: with Keras's 0.99 a run of 100 steps would end far from them.
 _NORM_MOMENTUM = 0.9
 
@@ -71,42 +76,144 @@ def _resnet_small(x):
     return _resnet(x, _basic_block, stem_strides=2, widths=(16, 32, 64, 128), depths=(1, 1, 1, 1))
 
 
-ENCODERS: dict[str, Callable] = {"resnet50": _resnet50, "resnet_small": _resnet_small}
+def _vgg(x, *, widths: Sequence[int] = (64, 128, 256, 512)):
+    """Four blocks of two 3x3 convolutions, each block halved by a max pool.
+
+    Source: Arandjelovic and Zisserman 2017 (Look, listen and learn), figure 2 and section 2.1, the network
+    of either modality; Jansen et al. 2020, section 4.1, rows d and g of table 1. The audio VGG of Hershey
+    et al. 2017 is another one: its convolutions end in fully connected layers, and it has 62 million weights.
+    """
+    for block, width in enumerate(widths, start=1):
+        for number in (1, 2):
+            x = layers.ReLU()(_convolve(x, width, 3, strides=1, name=f"block{block}_{number}"))
+        if block < len(widths):
+            # No row is left out where the size is odd, and one of a single row stays.
+            x = layers.MaxPooling2D(2, padding="same")(x)
+    # The last pool takes the maximum over all places, as there; the average is ResNet's.
+    return layers.GlobalMaxPooling2D()(x)
+
+
+def _vgg_small(x):
+    return _vgg(x, widths=(16, 32, 64, 128))
+
+
+# (batch, height, width, channels) -> features (batch, units).
+ENCODERS: dict[str, Callable] = {
+    "resnet50": _resnet50,
+    "resnet_small": _resnet_small,
+    "vgg": _vgg,
+    "vgg_small": _vgg_small,
+}
 
 
 def build_encoder(
     name: str,
     *,
-    input_shape: tuple[int, int] = (96, 64),
+    input_shape: tuple[int, ...] = (96, 64),
     embedding_dim: int = EMBEDDING_DIM,
+    unit_norm: bool = True,
     dtype_policy: str = "float32",
 ) -> keras.Model:
     """An encoder with fresh weights.
 
     Args:
       name: one of `ENCODERS`.
-      input_shape: (frames, mel_bins) of a context window.
+      input_shape: (frames, mel_bins) of a context window, or (height, width, 3) of an image.
       embedding_dim: units of the linear output layer.
+      unit_norm: scale embeddings to length 1, as triplets need it. The 2020 paper does not say so of
+        coincidence, and its clusters normalise for themselves.
       dtype_policy: Keras's; under `mixed_bfloat16` the output layer stays float32.
 
     Returns:
-      A model: log-mel float32 (batch, frames, mel_bins) -> embeddings float32 (batch, embedding_dim) of
-      length 1.
+      A model: log-mel float32 (batch, frames, mel_bins), or images float32 (batch, height, width, 3) in
+      [0, 1], -> embeddings float32 (batch, embedding_dim).
 
     Raises:
-      ValueError: an unknown name, or dtype policy.
+      ValueError: an unknown name, or dtype policy; a shape of neither kind.
 
-    Source: Jansen et al. 2018, section 4.2.
+    Source: Jansen et al. 2018, section 4.2; Jansen et al. 2020, section 4.
     """
     if name not in ENCODERS:
         raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {name!r}.")
+    if len(input_shape) not in (2, 3):
+        raise ValueError(
+            "input_shape must be (frames, mel_bins) of windows or (height, width, 3) of images, "
+            f"got {tuple(input_shape)}."
+        )
+    is_image = len(input_shape) == 3
     with _dtype_policy(dtype_policy):
-        log_mel = keras.Input(input_shape, name="log_mel", dtype="float32")
-        x = layers.Reshape((*input_shape, 1))(log_mel)
+        inputs = keras.Input(input_shape, name="image" if is_image else "log_mel", dtype="float32")
+        x = inputs if is_image else layers.Reshape((*input_shape, 1))(inputs)
         x = ENCODERS[name](x)
-        x = layers.Dense(embedding_dim, dtype="float32", name="embedding")(x)
-        embeddings = layers.UnitNormalization(dtype="float32", name="unit_norm")(x)
-        return keras.Model(log_mel, embeddings, name=name)
+        embeddings = layers.Dense(embedding_dim, dtype="float32", name="embedding")(x)
+        if unit_norm:
+            embeddings = layers.UnitNormalization(dtype="float32", name="unit_norm")(embeddings)
+        return keras.Model(inputs, embeddings, name=f"{name}_image" if is_image else name)
+
+
+@keras.saving.register_keras_serializable("tfsound")
+class CoincidenceHead(layers.Layer):
+    """Tells whether two embeddings coincide: a hidden ReLU layer on both, then one logit.
+
+    `logit(left, right) = output_kernel . relu([left, right] @ hidden_kernel + hidden_bias) + output_bias`
+
+    A layer on a concatenation is a sum of two projections,
+    `[left, right] @ hidden_kernel = left @ hidden_kernel[:d] + right @ hidden_kernel[d:]`,
+    each of which is made once a row and not once a pair: see `losses.all_pairs_coincidence_loss`.
+
+    Args:
+      hidden_units: of the ReLU layer.
+
+    Source: Jansen et al. 2020, section 3.1, p_AA and p_AV; section 4 for the layers.
+    """
+
+    def __init__(self, hidden_units: int = HIDDEN_UNITS, **kwargs):
+        super().__init__(**kwargs)
+        if hidden_units < 1:
+            raise ValueError(f"hidden_units must be at least 1, got {hidden_units}.")
+        self.hidden_units = hidden_units
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"hidden_units": self.hidden_units}
+
+    def build(self, left_shape: Sequence[int | None], right_shape: Sequence[int | None]) -> None:
+        """Makes the variables for embeddings of shape (batch, left_dim) and (batch, right_dim)."""
+        self._left_dim = left_shape[-1]
+        self.hidden_kernel = self.add_weight(
+            shape=(left_shape[-1] + right_shape[-1], self.hidden_units),
+            initializer="he_normal", name="hidden_kernel",
+        )  # fmt: skip
+        self.hidden_bias = self.add_weight(
+            shape=(self.hidden_units,), initializer="zeros", name="hidden_bias"
+        )
+        self.output_kernel = self.add_weight(
+            shape=(self.hidden_units, 1), initializer="glorot_uniform", name="output_kernel"
+        )
+        self.output_bias = self.add_weight(shape=(1,), initializer="zeros", name="output_bias")
+
+    def project_left(self, embeddings):
+        """The left embeddings' part of the hidden layer before its ReLU, bias included: (rows, hidden)."""
+        return self._project(embeddings, self.hidden_kernel[: self._left_dim]) + self._computed(
+            self.hidden_bias
+        )
+
+    def project_right(self, embeddings):
+        """The right embeddings' part of the hidden layer before its ReLU: (columns, hidden)."""
+        return self._project(embeddings, self.hidden_kernel[self._left_dim :])
+
+    def _project(self, embeddings, kernel):
+        return keras.ops.matmul(self._computed(embeddings), self._computed(kernel))
+
+    def _computed(self, tensor):
+        return keras.ops.cast(tensor, self.compute_dtype)
+
+    def call(self, left, right):
+        """Logits of pairs row by row: (batch, left_dim), (batch, right_dim) -> float32, (batch,)."""
+        hidden = keras.ops.relu(self.project_left(left) + self.project_right(right))
+        # A logit is a sum over all hidden units: in float32, as the output layers of the encoders.
+        hidden = keras.ops.cast(hidden, "float32")
+        output_kernel = keras.ops.cast(self.output_kernel, "float32")
+        return keras.ops.matmul(hidden, output_kernel)[:, 0] + keras.ops.cast(self.output_bias, "float32")
 
 
 @contextlib.contextmanager

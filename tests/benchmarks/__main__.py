@@ -17,6 +17,7 @@ BENCHMARKS = (
     "triplets_job",
     "triplet_reader",
     "triplet_loss",
+    "coincidence_loss",
     "long_file_memory",
     "evaluation_scale",
 )

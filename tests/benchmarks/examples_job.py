@@ -9,6 +9,7 @@ import soundfile
 
 from tests.benchmarks.timing import table
 from tfsound import datasets, examples, media, mel
+from tfsound.beam import clips
 from tfsound.beam import examples as job
 
 NUM_FILES, NUM_CLIPS, SECONDS = 200, 1600, 30.0
@@ -38,7 +39,7 @@ def time_parts(manifest: str) -> dict[str, float]:
     """Seconds of each part over 40 clips, on one thread."""
     params = mel.preset("audioset")
     parts = dict.fromkeys(("decode and resample", "mel energies", "encode and write"), 0.0)
-    function = job._mel_energies_function(params)
+    function = clips._mel_energies_function(params)
     function(np.zeros(params.context_samples, np.float32))
     for row in datasets.read_manifest(manifest)[:40]:
         times = [time.perf_counter()]

@@ -74,25 +74,39 @@ def make_manifest(
     num_classes: int = 8,
     seconds: float = 6.0,
     num_folds: int = 5,
+    scenes_dir: str = "",
+    num_scenes: int = 300,
+    num_eval_scenes: int = 100,
+    scene_seconds: int = 10,
+    split_by: str = "takes",
+    levels: str = "equal",
     seed: int = 0,
 ) -> ManifestSummary:
     """Writes the manifest of a data set on disk.
 
     Args:
-      name: the data set: audioset, csv, dcase2013, esc10, esc50, folder, fsdd, synthetic or urbansound8k.
-      root: the folder that holds it (csv: the file; synthetic: where to write the recordings).
+      name: the data set: audioset, csv, dcase2013, digit_scenes, esc10, esc50, folder, fsdd, synthetic,
+        tuxpaint, urbansound8k or videos.
+      root: the folder that holds it (csv: the file; videos: the folder or file; digit_scenes: the folder of
+        FSDD; synthetic: where to write the recordings).
       output: the manifest to write, .csv or .jsonl.
       overwrite: whether an existing output may be replaced.
       segments_csv: audioset: one segment list, its path within root; by default all official ones there.
       media_dir: audioset: the folder of the media, its path within root; by default root.
       class_labels_indices: audioset: the class map within root; by default class_labels_indices.csv.
-      labels_from_folders: folder: whether the first-level folder of a file is its label.
-      columns: csv: our column names to those of the file, as "uri=path,labels=species".
+      labels_from_folders: folder, videos: whether the first-level folder of a file is its label.
+      columns: csv, videos: our column names to those of the file, as "uri=path,labels=species".
       num_recordings: synthetic: how many recordings.
       num_classes: synthetic: how many classes, 10 at most.
       seconds: synthetic: the length of a recording.
       num_folds: synthetic: how many folds.
-      seed: synthetic: other seeds give other recordings.
+      scenes_dir: digit_scenes: where to write the scenes.
+      num_scenes: digit_scenes: how many to learn from.
+      num_eval_scenes: digit_scenes: how many to evaluate on.
+      scene_seconds: digit_scenes: the length of a scene.
+      split_by: digit_scenes: what only one split has, takes, or speakers with all their takes.
+      levels: digit_scenes: takes at equal levels, or as recorded.
+      seed: digit_scenes, synthetic: other seeds give other recordings.
 
     Raises:
       ManifestError: an unknown name, an option of another data set, an output that exists, nothing found.

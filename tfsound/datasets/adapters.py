@@ -11,11 +11,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from tfsound.datasets import synthetic
+from tfsound.datasets import digit_scenes, synthetic
 from tfsound.datasets.manifest import COLUMNS, AdapterResult, ManifestError, ManifestRow, read_manifest
 
 AUDIO_EXTENSIONS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma")
-VIDEO_EXTENSIONS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+VIDEO_EXTENSIONS = (
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".webm", ".wmv",
+)  # fmt: skip
 
 DCASE2013_SCENES = (
     "bus", "busystreet", "office", "openairmarket", "park",
@@ -183,7 +186,7 @@ def fsdd(root: str) -> AdapterResult:
     recordings = _require(root, "recordings", "FSDD")
     listed = []
     for stem, path in sorted(_paths_by_stem(os.scandir(recordings)).items()):
-        match = re.fullmatch(r"(\d)_(.+)_(\d+)", stem)
+        match = digit_scenes.TAKE_NAME.fullmatch(stem)
         if match:
             digit, speaker, index = match.groups()
             split = "test" if int(index) < 5 else "train"
@@ -200,18 +203,64 @@ def folder(root: str, *, labels_from_folders: bool = False) -> AdapterResult:
       root: the folder; links to folders are followed, each folder is visited once.
       labels_from_folders: whether the first-level folder of a file is its label.
     """
+    return _files(root, "folder", AUDIO_EXTENSIONS + VIDEO_EXTENSIONS, labels_from_folders)
+
+
+def videos(root: str, *, labels_from_folders: bool = False, columns: str = "") -> AdapterResult:
+    """A folder of videos, as `folder` without its audio files; or a manifest or CSV of videos, as `csv`.
+
+    Args:
+      root: the folder, or the file.
+      labels_from_folders: of a folder: whether the first-level folder of a file is its label.
+      columns: of a CSV: our column names to those of the file, as "uri=file,labels=label".
+    """
+    if not os.path.isfile(root):
+        if columns:
+            raise ManifestError(f"columns: {root} is a folder, expected a CSV for them; leave them out.")
+        return _files(root, "videos", VIDEO_EXTENSIONS, labels_from_folders)
+    if labels_from_folders:
+        raise ManifestError(
+            f"labels_from_folders: {root} is a file, expected a folder; name its labels column."
+        )
+    return from_csv(root, columns=columns)
+
+
+def _files(root: str, name: str, extensions: tuple[str, ...], labels_from_folders: bool) -> AdapterResult:
     root = os.path.abspath(root)
     if not os.path.isdir(root):
-        raise ManifestError(f"{root} is not a folder; the folder adapter expects one.")
+        raise ManifestError(f"{root} is not a folder; the {name} adapter expects one.")
     listed = []
-    for entry in _walk(root):
+    for entry in _walk(root, extensions):
         clip_id = os.path.relpath(entry.path, root)
         label = clip_id.split(os.sep)[0] if labels_from_folders and os.sep in clip_id else None
         is_utf8 = clip_id == clip_id.encode(errors="replace").decode()
         uri = entry.path if is_utf8 else ""
         row = ManifestRow(clip_id, clip_id, uri, labels=(label,) if label else ())
         listed.append((row, repr(clip_id)))
-    return _present(listed, f"{root} (audio or video: {' '.join(AUDIO_EXTENSIONS + VIDEO_EXTENSIONS)})")
+    kind = "video" if extensions == VIDEO_EXTENSIONS else "audio or video"
+    return _present(listed, f"{root} ({kind}: {' '.join(extensions)})")
+
+
+def tuxpaint(root: str) -> AdapterResult:
+    """Stamps of Tux Paint: `pairs.csv` and beside it pictures, each with a natural sound of the thing shown.
+
+    The label is the group (animals, household, ...): nearly every name occurs once. Stamps that share a sound
+    share their recording.
+    """
+    pairs = _require(root, "pairs.csv", "Tux Paint")
+    folder_path = os.path.dirname(pairs)
+    listed = []
+    for entry in _read_csv(pairs, ("audio", "image", "group", "name")):
+        audio, image = (os.path.join(folder_path, entry[column]) for column in ("audio", "image"))
+        row = ManifestRow(
+            clip_id=os.path.splitext(entry["audio"])[0],
+            recording_id=os.path.splitext(entry.get("same_audio_as") or entry["audio"])[0],
+            uri=audio if os.path.isfile(audio) and os.path.isfile(image) else "",
+            labels=(entry["group"],),
+            image_uri=image,
+        )
+        listed.append((row, entry["audio"]))
+    return _present(listed, folder_path)
 
 
 def from_csv(root: str, *, columns: str = "") -> AdapterResult:
@@ -233,8 +282,9 @@ def from_csv(root: str, *, columns: str = "") -> AdapterResult:
         mapping[ours] = theirs
     listed = []
     for row in read_manifest(path, columns=mapping or None):
-        absent = "://" not in row.uri and not os.path.isfile(row.uri)
-        listed.append((replace(row, uri="") if absent else row, row.uri))
+        local = [uri for uri in (row.uri, row.image_uri) if uri and "://" not in uri]
+        absent = next((uri for uri in local if not os.path.isfile(uri)), "")
+        listed.append((replace(row, uri="") if absent else row, absent or row.uri))
     return _present(listed, os.path.dirname(path))
 
 
@@ -242,12 +292,15 @@ ADAPTERS: dict[str, Callable[..., AdapterResult]] = {
     "audioset": audioset,
     "csv": from_csv,
     "dcase2013": dcase2013,
+    "digit_scenes": digit_scenes.compose,
     "esc10": esc10,
     "esc50": esc50,
     "folder": folder,
     "fsdd": fsdd,
     "synthetic": synthetic.synthesise,
+    "tuxpaint": tuxpaint,
     "urbansound8k": urbansound8k,
+    "videos": videos,
 }
 
 
@@ -302,17 +355,20 @@ def _read_csv(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
         yield from reader
 
 
-def _is_media(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(AUDIO_EXTENSIONS + VIDEO_EXTENSIONS)
+def _is_media(name: str, extensions: tuple[str, ...] = AUDIO_EXTENSIONS + VIDEO_EXTENSIONS) -> bool:
+    return not name.startswith(".") and name.lower().endswith(extensions)
 
 
 def _paths_by_stem(entries: Iterable[os.DirEntry]) -> dict[str, str]:
-    """Media files by name without extension; of several, the last by name (so .wav before .ogg)."""
+    """Media files by name without extension; of several a video, else the last by name (.wav before .ogg)."""
     paths = sorted(entry.path for entry in entries if _is_media(entry.name))
+    paths.sort(key=lambda path: path.lower().endswith(VIDEO_EXTENSIONS))
     return {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
 
 
-def _walk(folder: str) -> Iterator[os.DirEntry]:
+def _walk(
+    folder: str, extensions: tuple[str, ...] = AUDIO_EXTENSIONS + VIDEO_EXTENSIONS
+) -> Iterator[os.DirEntry]:
     """Yields the media files under `folder` in sorted order; a folder linked twice is visited once."""
     visited = set()
     stack = [folder]
@@ -323,5 +379,5 @@ def _walk(folder: str) -> Iterator[os.DirEntry]:
             continue
         visited.add((status.st_dev, status.st_ino))
         entries = sorted(os.scandir(current), key=lambda entry: entry.name)
-        yield from (entry for entry in entries if entry.is_file() and _is_media(entry.name))
+        yield from (entry for entry in entries if entry.is_file() and _is_media(entry.name, extensions))
         stack += [e.path for e in reversed(entries) if e.is_dir() and not e.name.startswith(".")]

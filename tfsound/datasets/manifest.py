@@ -9,6 +9,7 @@ A manifest is CSV (a header, RFC 4180 quoting) or JSON Lines (an object a line),
   end_seconds    default: the end of the file.
   labels         `;`-separated (in JSON Lines also a list of strings); default: none.
   fold, split    text; default: empty.
+  image_uri      a still picture that belongs to the sound, in place of a video's frames; default: none.
 
 The defaults of clip_id and recording_id come from the uri as it is written: they stay when a manifest moves
 with its files. A label holds no `;`, no control character and no white space at its ends.
@@ -39,7 +40,8 @@ class ManifestError(ValueError):
 class ManifestRow:
     """One clip: a file or a stretch of it, its recording, its labels.
 
-    start_seconds None is the beginning of the file, end_seconds None is its end.
+    start_seconds None is the beginning of the file, end_seconds None is its end. `image_uri` is a still
+    picture that belongs to it, "" for none.
     """
 
     clip_id: str
@@ -50,6 +52,7 @@ class ManifestRow:
     labels: tuple[str, ...] = ()
     fold: str = ""
     split: str = ""
+    image_uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +301,7 @@ def _parse_row(record: dict, name: str, row_number: int, base_uri: str) -> Manif
             labels=_labels(record),
             fold=_text(record, "fold"),
             split=_text(record, "split"),
+            image_uri=_resolve(_text(record, "image_uri"), base_uri),
         )
         _check_row(row)
     except ManifestError as error:
@@ -364,11 +368,11 @@ def _labels(record: dict) -> tuple[str, ...]:
 def _check_row(row: ManifestRow) -> None:
     """Raises ManifestError with the reason why this row cannot be a row of a manifest."""
     # The uri comes first, because the defaults of the ids are made of it.
-    for field in ("uri", "clip_id", "recording_id", "fold", "split"):
+    for field in ("uri", "clip_id", "recording_id", "fold", "split", "image_uri"):
         value = getattr(row, field)
         if not isinstance(value, str) or not _is_storable(value):
             raise _problem(field, value, "Unicode text without NUL", "rename it")
-        if field not in ("fold", "split") and not value.strip():
+        if field in ("uri", "clip_id", "recording_id") and not value.strip():
             raise _problem(field, value, "a name that is not blank", "fill it in or drop the row")
     for field in ("start_seconds", "end_seconds"):
         _seconds({field: getattr(row, field)}, field)

@@ -7,15 +7,14 @@ fold of the default set, all pairs: mAP 0.27, chance 0.05; statistics of the mod
 16 kHz, 16 bit, mono. Every recording is drawn from a generator of its own, seeded by (seed, clip_id).
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Callable
 
 import numpy as np
 import soundfile
 
-from tfsound.datasets.manifest import AdapterResult, ManifestError, ManifestRow, write_manifest
+from tfsound.datasets import generated
+from tfsound.datasets.manifest import AdapterResult, ManifestRow, write_manifest
 
 SAMPLE_RATE = 16000
 _VERSION = 1  # Raised whenever the same parameters would give other samples.
@@ -47,11 +46,9 @@ def synthesise(
         "num_folds": num_folds,
         "seed": seed,
     }
-    for name, (low, high) in _RANGES.items():
-        if not low <= parameters[name] <= high:
-            raise ManifestError(f"{name} must be from {low} to {high}, got {parameters[name]}.")
+    generated.check_ranges(parameters, _RANGES)
     root = os.path.abspath(root)
-    _claim(root, {"version": _VERSION, **parameters})
+    generated.claim(root, "synthetic", {"version": _VERSION, **parameters}, ("audio",))
     rows = []
     for index in range(num_recordings):
         number, class_index = divmod(index, num_classes)
@@ -59,7 +56,7 @@ def synthesise(
         clip_id = f"{label}-{number:03d}"
         path = os.path.join(root, "audio", f"{clip_id}.wav")
         if not os.path.exists(path):
-            _write_wav(path, recording(label, _generator(seed, clip_id), seconds))
+            _write_wav(path, recording(label, generated.generator(seed, clip_id), seconds))
         rows.append(ManifestRow(clip_id, clip_id, path, labels=(label,), fold=str(number % num_folds + 1)))
     write_manifest(os.path.join(root, "manifest.csv"), rows)
     return AdapterResult(rows, len(rows))
@@ -72,26 +69,6 @@ def recording(label: str, rng: Generator, seconds: float) -> np.ndarray:
     mix = events / _rms(events) + _background(rng, num_samples)
     mix = _filter_room(rng, mix)
     return mix / np.max(np.abs(mix)) * 10 ** (rng.uniform(-5.0, -1.0) / 20)
-
-
-def _generator(seed: int, clip_id: str) -> Generator:
-    return np.random.default_rng(list(hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()))
-
-
-def _claim(root: str, parameters: dict) -> None:
-    """Makes root the home of recordings of these parameters, or refuses if it holds anything else."""
-    os.makedirs(os.path.join(root, "audio"), exist_ok=True)
-    path = os.path.join(root, "synthetic.json")
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        if found != parameters:
-            raise ManifestError(f"{path}: found {found}, asked for {parameters}; choose another root.")
-    elif os.path.exists(os.path.join(root, "manifest.csv")) or os.listdir(os.path.join(root, "audio")):
-        raise ManifestError(f"{root}: found recordings that are not synthetic; choose another root.")
-    else:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(parameters, file)
 
 
 def _write_wav(path: str, samples: np.ndarray) -> None:

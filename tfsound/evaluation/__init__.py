@@ -1,8 +1,9 @@
 """The papers' protocols: how good a representation of sounds is, by retrieval and by classification.
 
 `segments` and `labelled_windows` hold what is scored; `retrieval` (Jansen et al. 2018, section 4.3),
-`classification` and `lightly_supervised` (section 4.4, with the networks of `classifiers`) score it; `tables`
-puts the scores side by side (tables 2 and 3).
+`classification` and `lightly_supervised` (section 4.4, with the networks of `classifiers`) score it;
+`cross_modal` finds pictures by sound and sounds by picture; `tables` puts the scores side by side (tables 2
+and 3).
 """
 
 from tfsound.evaluation.classification import Classification, classify
@@ -14,6 +15,19 @@ from tfsound.evaluation.classifiers import (
     fully_connected,
     segment_scores,
     train_classifier,
+)
+from tfsound.evaluation.cross_modal import (
+    CHANCE,
+    PICTURE_TO_SOUND,
+    SOUND_TO_PICTURE,
+    CrossModalRetrieval,
+    PairScore,
+    WindowsAndFrames,
+    cross_modal_retrieval,
+    evaluate_cross_modal,
+    retrieval_table,
+    score_matrix,
+    windows_and_frames,
 )
 from tfsound.evaluation.labelled_windows import LabelledWindows, embed_windows
 from tfsound.evaluation.lightly_supervised import LightSupervision, draw_segments, light_supervision
@@ -41,29 +55,37 @@ from tfsound.evaluation.tables import ONE_LAYER, QUERY_BY_EXAMPLE, TWO_LAYERS, S
 
 __all__ = [
     "BASELINE",
+    "CHANCE",
     "LEARNED",
     "ONE_LAYER",
+    "PICTURE_TO_SOUND",
     "QUERY_BY_EXAMPLE",
+    "SOUND_TO_PICTURE",
     "TWO_LAYERS",
     "Architecture",
     "Classification",
+    "CrossModalRetrieval",
     "Embed",
     "Evaluation",
     "EvaluationError",
     "LabelledWindows",
     "LightSupervision",
+    "PairScore",
     "ScoreTable",
     "Segments",
     "TrainedClassifier",
     "TrainingOptions",
+    "WindowsAndFrames",
     "classify",
     "clip_windows",
+    "cross_modal_retrieval",
     "draw_segments",
     "embed_baseline",
     "embed_segments",
     "embed_windows",
     "encoder_classifier",
     "evaluate",
+    "evaluate_cross_modal",
     "fully_connected",
     "halve",
     "label_matrix",
@@ -71,7 +93,10 @@ __all__ = [
     "load_embed",
     "merge",
     "query_by_example",
+    "retrieval_table",
+    "score_matrix",
     "segment_scores",
     "train_classifier",
+    "windows_and_frames",
     "write_evaluation",
 ]

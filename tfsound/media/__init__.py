@@ -1,4 +1,4 @@
-"""Any audio or video file in, mono float32 waveform at one rate out.
+"""Any audio or video file in, mono float32 waveform at one rate and RGB frames with their times out.
 
 Waveform: float32, (samples,), full scale is [-1, 1]. Float files louder than that are kept as they are.
 Mono is the mean over channels, taken before resampling (soxr, HQ).
@@ -9,6 +9,8 @@ after a seek in MP4, the noise that an AAC decoder makes up for noise-like bands
 Decoders: libsndfile where its sample count can be trusted, FFmpeg (PyAV) for everything else. Of several
 audio streams the first is read. Nothing but the named file is opened, whatever a playlist in it says.
 A file that ends before its own headers say is an error, not a shorter sound.
+Frames are the centre squares of the first video stream, taken at a steady rate, each with the true time of
+its presentation: `frames.py` says which are taken, `pictures.py` what becomes of one.
 """
 
 import io
@@ -21,15 +23,23 @@ import soundfile
 import soxr
 
 from tfsound.media.decoders import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioInfo, Sound, opened, round_half_up
-from tfsound.media.integrity import MediaError, Path, bad
+from tfsound.media.frames import check_frames_per_second, video_frames
+from tfsound.media.integrity import MediaError, NoVideoError, Path, bad
+from tfsound.media.pictures import encode_jpeg, read_image
+from tfsound.media.segments import check_segment, is_number
 
 __all__ = [
     "AudioInfo",
     "MediaError",
+    "NoVideoError",
     "audio_blocks",
     "audio_info",
+    "check_frames_per_second",
+    "encode_jpeg",
     "encode_wav",
     "read_audio",
+    "read_image",
+    "video_frames",
     "write_wav",
 ]
 
@@ -64,15 +74,9 @@ def audio_blocks(
 
     Raises: ValueError at the call for bad arguments; MediaError, while iterating, for bad media.
     """
-    if not (_is_number(start_seconds) and start_seconds >= 0):
-        raise ValueError(f"start_seconds must be finite and at least 0, got {start_seconds}.")
-    if end_seconds is not None and not (_is_number(end_seconds) and end_seconds > start_seconds):
-        raise ValueError(
-            f"end_seconds must be finite and greater than start_seconds {start_seconds}, got {end_seconds}; "
-            "pass None for the end of the file."
-        )
+    check_segment(start_seconds, end_seconds)
     _check_sample_rate(sample_rate)
-    block_samples = round_half_up(block_seconds * sample_rate) if _is_number(block_seconds) else 0
+    block_samples = round_half_up(block_seconds * sample_rate) if is_number(block_seconds) else 0
     if block_samples < 1:
         raise ValueError(f"block_seconds must be finite and hold at least one sample, got {block_seconds}.")
     return _rebatched(_segment(path, sample_rate, start_seconds, end_seconds), block_samples)
@@ -117,10 +121,6 @@ def write_wav(path: Path, waveform: np.ndarray, sample_rate: int) -> None:
     data = encode_wav(waveform, sample_rate)
     with open(path, "wb") as file:
         file.write(data)
-
-
-def _is_number(value: float) -> bool:
-    return isinstance(value, (int, float, np.number)) and math.isfinite(value)
 
 
 def _check_sample_rate(sample_rate: int) -> None:

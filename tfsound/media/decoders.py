@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from av.stream import Discard
 
+from tfsound.media.containers import clock_origin, open_container
 from tfsound.media.integrity import (
     STREAMED_SIZES,
     MediaError,
@@ -143,7 +144,7 @@ class _LibsndfileSound(Sound):
 class _FfmpegSound(Sound):
     """The first audio stream of a file that FFmpeg reads."""
 
-    def __init__(self, path: Path, container: "av.container.InputContainer"):
+    def __init__(self, path: Path, file: BinaryIO, container: "av.container.InputContainer"):
         super().__init__(path)
         if not container.streams.audio:
             found = ", ".join(stream.type for stream in container.streams) or "none"
@@ -153,12 +154,7 @@ class _FfmpegSound(Sound):
         codec = stream.codec_context
         if codec is None:
             raise bad(path, "its audio codec is unknown to FFmpeg; expected a known one: convert it to WAV.")
-        starts = [
-            other.start_time * other.time_base
-            for other in container.streams
-            if other.type in ("audio", "video") and other.start_time is not None
-        ]
-        self._origin = min(starts, default=Fraction(0))  # of our clock, in seconds on the container's
+        self._origin = clock_origin(path, file, container)
         duration = None
         if stream.duration:
             start = self._origin if stream.start_time is None else stream.start_time * stream.time_base
@@ -254,26 +250,13 @@ def opened(path: Path) -> Iterator[Sound]:
         if declined is None:
             sound = _LibsndfileSound(path, sound_file)
         else:
-            sound = _FfmpegSound(path, stack.enter_context(_open_container(path, file, declined)))
+            container = open_container(path, file, declined=declined, known="WAV, FLAC, OGG, MP3, MP4")
+            sound = _FfmpegSound(path, file, stack.enter_context(container))
         rate = sound.info.sample_rate
         if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
             expected = f"expected {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
             raise bad(path, f"its header says {rate} samples a second; {expected}, so write the file again.")
         yield sound
-
-
-def _open_container(path: Path, file: BinaryIO, declined: str) -> "av.container.InputContainer":
-    nameless = open(file.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 (shares the file)
-    nameless.seek(0)
-    try:
-        # A playlist must not open what it names; tags in an old encoding are no reason to refuse a sound.
-        return av.open(nameless, options={"protocol_whitelist": "none"}, metadata_errors="ignore")
-    except (av.FFmpegError, OSError) as error:
-        raise bad(
-            path,
-            f"no sound or video that can be read (libsndfile: {declined} FFmpeg: {error.strerror}.); "
-            "expected undamaged WAV, FLAC, OGG, MP3, MP4 or the like: fetch or encode it again.",
-        ) from error
 
 
 def _has_known_length(sound: soundfile.SoundFile, file: BinaryIO) -> bool:

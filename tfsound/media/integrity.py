@@ -17,10 +17,14 @@ class MediaError(ValueError):
     """Media that cannot be used: which file, what was found, what was expected and what to do."""
 
 
-def bad(path: Path, text: str) -> MediaError:
-    """A `MediaError` that begins with the file's name."""
+class NoVideoError(MediaError):
+    """A file that may well hold sound, but no moving pictures."""
+
+
+def bad(path: Path, text: str, kind: type[MediaError] = MediaError) -> MediaError:
+    """A `MediaError`, of the class `kind`, that begins with the file's name."""
     # The name's repr, because it may hold newlines or bytes that cannot be printed.
-    return MediaError(f"{os.fspath(path)!r}: {text}")
+    return kind(f"{os.fspath(path)!r}: {text}")
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -52,13 +56,15 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def check_is_whole(path: Path, file: BinaryIO) -> None:
-    """Compares the sizes that a RIFF, AIFF, Ogg, MP4 or Matroska file declares with the file's own.
+    """Compares the sizes that a RIFF, AIFF, Ogg, MP4, Matroska or GIF file declares with the file's own.
 
     Raises: MediaError where it is empty or ends too early. Decoders would play what there is and say nothing.
     """
     size = os.fstat(file.fileno()).st_size
     if size == 0:
-        raise bad(path, "is an empty file (0 bytes); expected sound, so fetch or encode it again.")
+        raise bad(
+            path, "is an empty file (0 bytes); expected sound or pictures, so fetch or encode it again."
+        )
     for part, end in _declared_parts(file, size):
         if end > size:
             raise bad(
@@ -79,6 +85,8 @@ def _declared_parts(file: BinaryIO, size: int) -> Iterator[tuple[str, int]]:
         yield from _last_ogg_page(file, size)
     elif magic[:4] == b"\x1a\x45\xdf\xa3":
         yield from _matroska_segment(file)
+    elif magic[:4] == b"GIF8" and not read_at(file, max(0, size - 64), 64).rstrip(b"\0").endswith(b";"):
+        yield "GIF (no trailer marks its end)", size + 1
 
 
 def _riff_chunks(file: BinaryIO, byte_order: str) -> Iterator[tuple[str, int]]:

@@ -3,6 +3,6 @@
 `tfsound reproduce` resumes: every encoder and every score is kept when it is finished.
 """
 
-from tfsound.reproduction.triplets import Reproduction, reproduce
+from tfsound.reproduction.run import PAPERS, Reproduction, reproduce
 
-__all__ = ["Reproduction", "reproduce"]
+__all__ = ["PAPERS", "Reproduction", "reproduce"]

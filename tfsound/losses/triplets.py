@@ -1,4 +1,4 @@
-"""Losses, one pure function an equation. Embeddings are unit-norm, float32, (batch, embedding_dim)."""
+"""Triplet losses. Embeddings are unit-norm, float32, (batch, embedding_dim)."""
 
 import tensorflow as tf
 

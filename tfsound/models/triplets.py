@@ -1,27 +1,10 @@
-"""Models to train, one for each objective: `keras.Model`s whose `train_step` reads as the algorithm.
-
-They work with `model.fit` alone and under `tf.distribute.MirroredStrategy`, where negatives come from the
-global batch of all replicas and the gradients are those of one device with the global batch.
-"""
+"""Learning from triplets (Jansen et al. 2018)."""
 
 import keras
 import tensorflow as tf
 
 from tfsound import losses
-
-
-def all_replicas(tensor: tf.Tensor) -> tf.Tensor:
-    """The rows of all replicas, in their order: (global_batch, ...). Gradients flow back through it."""
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return tensor
-    gathered = tf.distribute.get_replica_context().all_gather(tensor, axis=0)
-    # The gradient of all_gather takes no IndexedSlices, which tf.gather hands back; that of reshape is dense.
-    return tf.reshape(gathered, tf.shape(gathered))
-
-
-def per_replica(loss: tf.Tensor) -> tf.Tensor:
-    """A replica's share of the mean over replicas; the gradients of all replicas are summed."""
-    return loss / tf.distribute.get_strategy().num_replicas_in_sync
+from tfsound.models.replicas import all_replicas, per_replica
 
 
 @keras.saving.register_keras_serializable("tfsound")

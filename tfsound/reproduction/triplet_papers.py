@@ -1,7 +1,6 @@
-"""What the triplet papers report, row by row, and at which scales it can be run again.
+"""What the triplet papers report, row by row. The figures are the papers', on AudioSet.
 
 Sources: Jansen et al. 2018 (ICASSP), tables 1 to 3; its workshop version of 2017, tables 1 and 2.
-The figures are the papers', on AudioSet.
 """
 
 import dataclasses
@@ -100,46 +99,5 @@ PAPERS = {
         light_models=_LIGHT_MODELS,
         sweeps={},
         table_numbers=("", "1", "2"),
-    ),
-}  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How large everything is.
-
-    `num_triplets` and `num_steps` are those of one constraint; a joint encoder gets so many for each of its
-    own. The rates are Adam's with mining and without (section 4.2).
-    """
-
-    encoder: str
-    num_triplets: int
-    num_steps: int
-    batch_size: int
-    mined_learning_rate: float
-    unmined_learning_rate: float
-    learning_rate_decay: str
-    max_folds: int
-    sweep_folds: int
-    segments_per_class: int
-    num_draws: int
-    classifier: evaluation.TrainingOptions
-
-
-SCALES = {
-    # A minute on two cores: shows that everything runs, says nothing of the papers.
-    "tiny": Scale(
-        "resnet_small", 400, 15, 32, 1e-3, 1e-3, "cosine", 1, 1, 3, 2,
-        evaluation.TrainingOptions(max_epochs=3, patience=1),
-    ),
-    # Hours on two cores, on a set of the size of ESC-50.
-    "small": Scale(
-        "resnet_small", 16_000, 1_000, 64, 1e-3, 1e-3, "cosine", 5, 5, 20, 3, evaluation.TrainingOptions(),
-    ),
-    # The papers': AudioSet, ResNet-50, accelerators. They do not say how many steps; here each triplet serves
-    # about eight times.
-    "paper": Scale(
-        "resnet50", 10_000_000, 300_000, 256, 1e-4, 1e-6, "constant", 1, 1, 20, 3,
-        evaluation.TrainingOptions(),
     ),
 }  # fmt: skip

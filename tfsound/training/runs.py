@@ -1,11 +1,4 @@
-"""One training run: data, devices, checkpoints, logs, resumption.
-
-A run's folder holds `config.json` (what it was asked for), `checkpoints/`, `log.csv`, `tensorboard/`, and
-at the end `encoder.keras` with `encoder.json`. Each file or folder appears under its name only when it is
-complete, so a run killed at any moment resumes from its last checkpoint when it is started again.
-
-An epoch is the stretch between two checkpoints: it ends with a row of `log.csv` and a checkpoint.
-"""
+"""The machinery of a training run, for any model: its folder, devices, checkpoints, logs, resumption."""
 
 import csv
 import dataclasses
@@ -15,13 +8,14 @@ import math
 import os
 import shutil
 import sys
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfsound import examples, mel, models, networks
+from tfsound import mel
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
 
 ENCODER_NAME = "encoder.keras"
@@ -30,8 +24,6 @@ _CONFIG_NAME = "config.json"
 _CHECKPOINTS = "checkpoints"
 LOG_NAME = "log.csv"
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-# The constraints that the paper trains without mining where each is alone (section 4.2).
-_UNMINED_ALONE = {"noise", "translation", "mixing"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,124 +163,25 @@ def learning_rate_schedule(learning_rate: float, num_steps: int, decay: str):
     raise ValueError(f"learning_rate_decay must be 'constant' or 'cosine', got {decay!r}.")
 
 
-def decide_mining(mining: str, constraints: list[str]) -> str:
-    """Whether negatives are mined: `on` or `off`.
+def require_valid(config: dict, num_examples: dict[str, int]) -> None:
+    """Checks the settings that all runs share.
 
     Args:
-      mining: `on`, `off` or `auto`, as the paper does: off for noise, translation or mixing alone, on for
-        labels, for proximity, and for several constraints together. A constraint that is not of the paper
-        is mined.
-      constraints: those of the triplets, `name` or `name:parameter`.
+      num_examples: of each kind of examples that a batch is made of, how many there are.
 
     Raises:
-      ValueError: another word for `mining`.
-
-    Source: Jansen et al. 2018, section 4.2.
+      ValueError: a setting out of range.
     """
-    if mining in ("on", "off"):
-        return mining
-    if mining != "auto":
-        raise ValueError(f"mining must be 'auto', 'on' or 'off', got {mining!r}.")
-    names = {constraint.partition(":")[0] for constraint in constraints}
-    return "off" if len(names) == 1 and names <= _UNMINED_ALONE else "on"
-
-
-def _constraints(triplets: list[str]) -> list[str]:
-    """The constraints that the sidecars of triplet sets name."""
-    infos = [examples.read_dataset_info(directory, kind=examples.TRIPLETS) for directory in triplets]
-    return sorted({text for info in infos for text in info.parameters.get("constraints", ())})
-
-
-def train(
-    triplets: list[str],
-    output: str,
-    *,
-    encoder: str = "resnet_small",
-    embedding_dim: int = networks.EMBEDDING_DIM,
-    num_steps: int = 1000,
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
-    learning_rate_decay: str = "cosine",
-    margin: float = 0.1,
-    mining: str = "auto",
-    source_weights: tuple[float, ...] = (),
-    precision: str = "float32",
-    steps_per_checkpoint: int = 100,
-    seed: int = 0,
-    overwrite: bool = False,
-) -> TrainingRun:
-    """Trains an encoder on triplets, on all devices of this machine; resumes a run that was cut off.
-
-    The paper trains ResNet-50 with Adam at a constant 1e-4 where it mines, and at 1e-6 where it does not
-    (section 4.2): `--encoder resnet50 --learning-rate 1e-4 --learning-rate-decay constant`.
-
-    Args:
-      triplets: folders of triplet examples; several are merged.
-      output: the run's folder.
-      encoder: `resnet_small` for CPUs, `resnet50` as in the 2018 paper.
-      embedding_dim: length of an embedding.
-      num_steps: optimizer steps in all.
-      batch_size: triplets a step, over all devices.
-      learning_rate: Adam's, at the start.
-      learning_rate_decay: `cosine` to 0 over all steps, or `constant`.
-      margin: how much farther a negative must be than the positive, in squared distance.
-      mining: `on` reassigns negatives within the batch, over all devices, to the closest that is farther
-        than the positive; `off` keeps each triplet's own; `auto` decides by the triplets' constraints as the
-        paper does, `off` for noise, translation or mixing alone. Mixed triplets always keep their own.
-      source_weights: what a triplet of each folder counts in the loss; 1 each by default.
-      precision: `float32` or `bfloat16`.
-      steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
-      seed: of initial weights and of the order of the data.
-      overwrite: remove an earlier run in the output folder.
-
-    Returns:
-      The run's summary.
-
-    Raises:
-      DatasetError: triplets that are missing, damaged or do not fit together; ValueError: a parameter is
-      out of range; TrainingError: the folder holds another run, or the loss is no longer a number.
-    """
-    mel_params, num_triplets = examples.read_triplet_infos(list(triplets))
-    constraints = _constraints(list(triplets))
-    config = {
-        "triplets": list(triplets), "num_triplets": num_triplets, "constraints": constraints,
-        "encoder": encoder, "embedding_dim": embedding_dim, "num_steps": num_steps,
-        "batch_size": batch_size, "learning_rate": learning_rate,
-        "learning_rate_decay": learning_rate_decay, "margin": margin,
-        "mining": decide_mining(mining, constraints), "source_weights": list(source_weights),
-        "precision": precision, "steps_per_checkpoint": steps_per_checkpoint, "seed": seed,
-    }  # fmt: skip
-    _require_valid(config)
-    shown = ", ".join(constraints) or "triplets of unnamed constraints"
-    print(f"mining {config['mining']}, for {shown}", file=sys.stderr)
-    keras.utils.set_random_seed(seed)
-    with strategy().scope():
-        # Before the run's folder, so that settings which no model can be made of leave none.
-        model = _compiled_model(config, mel_params)
-        _open_run(output, config, overwrite)
-        checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
-        first_step = checkpoints.restore(model)
-    _fit(model, checkpoints, first_step, config, mel_params, output)
-    save_encoder(model.audio_encoder, mel_params, output, config)
-    return TrainingRun(output, num_steps, final=read_log(os.path.join(output, LOG_NAME))[-1])
-
-
-def _require_valid(config: dict) -> None:
     for name in ("num_steps", "batch_size", "steps_per_checkpoint", "embedding_dim"):
         if config[name] < 1:
             raise ValueError(f"{name} must be at least 1, got {config[name]}.")
-    if config["batch_size"] > config["num_triplets"]:
-        raise ValueError(
-            f"batch_size {config['batch_size']} exceeds the {config['num_triplets']} triplets; "
-            "lower it or sample more."
-        )
+    for kind, count in num_examples.items():
+        if config["batch_size"] > count:
+            raise ValueError(
+                f"batch_size {config['batch_size']} exceeds the {count} {kind}; lower it or sample more."
+            )
     if not 0 < config["learning_rate"] < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {config['learning_rate']}.")
-    weights, num_sets = config["source_weights"], len(config["triplets"])
-    if weights and len(weights) != num_sets:
-        raise ValueError(f"source_weights must be one for each of {num_sets} folders, got {len(weights)}.")
-    if weights and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-        raise ValueError(f"source_weights must be finite, at least 0 and not all 0, got {weights}.")
     if config["precision"] not in PRECISIONS:
         raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {config['precision']!r}.")
     num_replicas = strategy().num_replicas_in_sync
@@ -298,23 +191,51 @@ def _require_valid(config: dict) -> None:
         )
 
 
-def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.TripletModel:
-    audio_encoder = networks.build_encoder(
-        config["encoder"],
-        input_shape=(mel_params.context_frames, mel_params.mel_bins),
-        embedding_dim=config["embedding_dim"],
-        dtype_policy=PRECISIONS[config["precision"]],
-    )
-    model = models.TripletModel(audio_encoder, margin=config["margin"], semi_hard=config["mining"] == "on")
+def compile_model(model: keras.Model, config: dict) -> None:
+    """Gives a built model its optimizer, Adam."""
     rate = learning_rate_schedule(config["learning_rate"], config["num_steps"], config["learning_rate_decay"])
     # XLA fails under MirroredStrategy, and on CPUs it costs more than it saves.
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=False)
-    model.build((None, mel_params.context_frames, mel_params.mel_bins))
     model.optimizer.build(model.trainable_variables)
+
+
+def train_model(
+    build_model: Callable[[], keras.Model],
+    make_data: Callable[[int], tf.data.Dataset],
+    require_undamaged: Callable[[], None],
+    config: dict,
+    output: str,
+    *,
+    overwrite: bool,
+) -> keras.Model:
+    """Trains a model from the last checkpoint in a run's folder, or from its start, to its last step.
+
+    Args:
+      build_model: makes the model, compiled and built, called under the strategy's scope.
+      make_data: endless batches from a batch number on.
+      require_undamaged: called where TensorFlow cannot read on; raises DatasetError if it is the data.
+      config: the run's settings, in types that JSON has.
+      output: the run's folder.
+
+    Raises:
+      TrainingError: the folder holds another run, or the loss is no longer a number.
+    """
+    keras.utils.set_random_seed(config["seed"])
+    with strategy().scope():
+        # Before the run's folder, so that settings which no model can be made of leave none.
+        model = build_model()
+        _open_run(output, config, overwrite)
+        checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
+        first_step = checkpoints.restore(model)
+    try:
+        _fit(model, checkpoints, first_step, make_data, config, output)
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        require_undamaged()
+        raise
     return model
 
 
-def _fit(model, checkpoints: Checkpoints, first_step: int, config: dict, mel_params, output: str) -> None:
+def _fit(model, checkpoints: Checkpoints, first_step: int, make_data, config: dict, output: str) -> None:
     """Trains from `first_step`, where an epoch ended, to the last step."""
     num_steps, interval = config["num_steps"], config["steps_per_checkpoint"]
     num_whole, rest = divmod(num_steps, interval)
@@ -333,30 +254,32 @@ def _fit(model, checkpoints: Checkpoints, first_step: int, config: dict, mel_par
         for end, steps in ((num_whole, interval), (num_whole + 1, rest)):
             if epoch >= end or not steps:
                 continue
-            data = examples.triplet_dataset(
-                config["triplets"], batch_size=config["batch_size"], weights=config["source_weights"],
-                seed=config["seed"], mel_params=mel_params, first_batch=epoch * interval,
-            )  # fmt: skip
             model.fit(
-                data, initial_epoch=epoch, epochs=end, steps_per_epoch=steps, shuffle=False, verbose=0,
-                callbacks=callbacks,
+                make_data(epoch * interval), initial_epoch=epoch, epochs=end, steps_per_epoch=steps,
+                shuffle=False, verbose=0, callbacks=callbacks,
             )  # fmt: skip
             epoch = end
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-        for directory in config["triplets"]:
-            info = examples.read_dataset_info(directory, kind=examples.TRIPLETS)
-            examples.require_undamaged(directory, info)
-        raise
     finally:
         progress.close()
+
+
+def final_means(output: str) -> dict[str, float]:
+    """The last row of a run's log."""
+    return read_log(os.path.join(output, LOG_NAME))[-1]
+
+
+def save_model(model: keras.Model, path: str) -> None:
+    """Saves a model as a file that is there as a whole or not at all."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, "tmp-" + name)
+    model.save(temporary)
+    os.replace(temporary, path)
 
 
 def save_encoder(encoder: keras.Model, mel_params: mel.MelParams, output: str, config: dict) -> None:
     """Writes `encoder.keras`, and then `encoder.json`, which marks the run as finished."""
     path = os.path.join(output, ENCODER_NAME)
-    temporary = os.path.join(output, "tmp-" + ENCODER_NAME)
-    encoder.save(temporary)
-    os.replace(temporary, path)
+    save_model(encoder, path)
     info = {"mel_params": mel_params.to_dict(), "config": config}
     _write_json(os.path.join(output, ENCODER_INFO_NAME), info)
 
@@ -367,6 +290,12 @@ def load_encoder(run: str) -> tuple[keras.Model, mel.MelParams]:
     Raises:
       TrainingError: no such run, or one that is not finished.
     """
+    mel_params, _ = read_finished(run)
+    return keras.saving.load_model(os.path.join(run, ENCODER_NAME), compile=False), mel_params
+
+
+def read_finished(run: str) -> tuple[mel.MelParams, dict]:
+    """The front end and the settings of a finished run; raises as `load_encoder`."""
     info_path = os.path.join(run, ENCODER_INFO_NAME)
     if not os.path.exists(info_path):
         if _begun(run):
@@ -375,5 +304,5 @@ def load_encoder(run: str) -> tuple[keras.Model, mel.MelParams]:
             state = "is no training run" if os.path.exists(run) else "does not exist"
         raise TrainingError(f"{run} holds no trained encoder ({ENCODER_INFO_NAME}): it {state}.")
     with open(info_path) as file:
-        mel_params = mel.MelParams.from_dict(json.load(file)["mel_params"])
-    return keras.saving.load_model(os.path.join(run, ENCODER_NAME), compile=False), mel_params
+        info = json.load(file)
+    return mel.MelParams.from_dict(info["mel_params"]), info["config"]

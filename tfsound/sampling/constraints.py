@@ -1,140 +1,16 @@
-"""Which windows make a triplet: the semantic constraints and the draws behind them.
+"""The semantic constraints: which windows and frames go together, and what is done to energies.
 
-A constraint says which windows may be anchors, which window the positive is, or is made of, and what is
-done to its energies. All randomness is passed in, as a generator or as the number of a choice, so that a
-permutation of those numbers draws without repeats.
-
-Conventions: windows of one recording are ordered by start time; `start_seconds` is float64,
-(num_windows,). Energies are mel energies, not logarithms, (frames, mel_bins): time first. All windows of a
-data set have a global index, recordings one after another, so a window "of another recording" is an index
-outside the anchor recording's own range.
-
-Source: Jansen et al. 2018, section 3.2.
+Source: Jansen et al. 2018, section 3.2; Jansen et al. 2020, section 3.1.
 """
 
-import bisect
 import dataclasses
-import hashlib
-import itertools
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 
-
-def stable_hash(*key: str | int) -> int:
-    """A 64-bit hash of the key, the same in every process, on every machine, on every day."""
-    return int.from_bytes(_digest(key, 8), "big")
-
-
-def _digest(key: tuple[str | int, ...], num_bytes: int) -> bytes:
-    return hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=num_bytes).digest()
-
-
-class _HashedKey(np.random.bit_generator.ISeedSequence):
-    """A key as a seed. NumPy's own SeedSequence takes four times as long, to mix what a hash has mixed."""
-
-    def __init__(self, key: tuple[str | int, ...]):
-        self._key = key
-
-    def generate_state(self, n_words: int, dtype=np.uint32) -> np.ndarray:
-        num_bytes = n_words * np.dtype(dtype).itemsize
-        return np.frombuffer(_digest(self._key, num_bytes), np.dtype(dtype).newbyteorder("<")).astype(dtype)
-
-
-def random_generator(*key: str | int) -> np.random.Generator:
-    """A generator whose stream is a pure function of the key, such as (seed, slot, purpose)."""
-    return np.random.Generator(np.random.PCG64(_HashedKey(key)))
-
-
-def permuted_index(index: int, size: int, key: int) -> int:
-    """Where a keyed pseudo-random permutation of range(size) sends `index`.
-
-    It takes no memory, so any worker can shuffle a range of any size. A Feistel network over the next even
-    number of bits, walked until it lands inside the range (Black and Rogaway 2002).
-
-    Raises:
-      ValueError: `index` is not in range(size).
-    """
-    if not 0 <= index < size:
-        raise ValueError(f"index must be in [0, {size}), got {index}.")
-    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = (1 << half_bits) - 1
-    # Over few bits, four rounds favour some permutations by several per cent.
-    num_rounds = 8 if half_bits < 5 else 4
-    while True:
-        left, right = index >> half_bits, index & mask
-        for round_number in range(num_rounds):
-            mixed = (right + key + round_number * 0x9E3779B97F4A7C15) & (2**64 - 1)
-            mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-            mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-            left, right = right, left ^ ((mixed ^ (mixed >> 31)) & mask)
-        index = (left << half_bits) | right
-        if index < size:
-            return index
-
-
-def slot_anchor(slot: int, num_anchors: int, key: int) -> tuple[int, int]:
-    """(times that the anchor was used by earlier slots, its rank): the anchor of a slot of a constraint.
-
-    Every anchor is used once, in a pseudo-random order, before one is used again; so a set of any exact
-    size uses each anchor equally often, give or take one.
-    """
-    times_used, index = divmod(slot, num_anchors)
-    return times_used, permuted_index(index, num_anchors, key)
-
-
-def choose(number: int, sizes: Sequence[int], key: int) -> list[int]:
-    """Choice number `number` of the combinations of ranges of these sizes, in a pseudo-random order.
-
-    Each combination comes once before one comes again.
-
-    Returns:
-      An index for each range.
-    """
-    total = math.prod(sizes)
-    rest = permuted_index(number % total, total, key)
-    indices = []
-    for size in sizes:
-        rest, index = divmod(rest, size)
-        indices.append(index)
-    return indices
-
-
-def outside(index: int, *, own_start: int, own_count: int) -> int:
-    """The global index of window number `index` among those not in [own_start, own_start + own_count)."""
-    return index if index < own_start else index + own_count
-
-
-def slot_source(slot: int, counts: Sequence[int], key: int) -> tuple[int, int]:
-    """The constraint that a slot takes, and the slot's number among that constraint's.
-
-    Constraint k gets exactly `counts[k]` of the slots of range(sum(counts)), in a pseudo-random order.
-    """
-    ends = list(itertools.accumulate(counts))
-    place = permuted_index(slot, ends[-1], key)
-    source = bisect.bisect_right(ends, place)
-    return source, place - (ends[source] - counts[source])
-
-
-def split_count(count: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Whole numbers that add up to `count`, in proportion to `shares` (largest remainders first).
-
-    Raises:
-      ValueError: a share that is negative or not finite, or shares of which all are 0.
-    """
-    if not all(0 <= share < math.inf for share in shares) or not any(shares):
-        raise ValueError(f"shares must be finite and at least 0, not all 0, got {list(shares)}.")
-    parts = [Fraction(share) for share in shares]  # a sum of floats would be rounded
-    exact = [count * part / sum(parts) for part in parts]
-    counts = [math.floor(value) for value in exact]
-    by_remainder = sorted(range(len(shares)), key=lambda index: (counts[index] - exact[index], index))
-    for index in by_remainder[: count - sum(counts)]:
-        counts[index] += 1
-    return tuple(counts)
-
+from tfsound.sampling.draws import outside, random_generator
 
 # What the constraints do to energies, an equation each.
 
@@ -351,6 +227,52 @@ class Proximity:
 
     def alter_positive(self, positive, negative, alteration) -> np.ndarray:
         return positive
+
+
+@dataclasses.dataclass(frozen=True)
+class Coincidence:
+    """A window goes with the frames of its recording that are shown at most a gap away from it.
+
+    `|centre(window) - time(frame)| <= max_time_gap_seconds`: the centre of a window is half of
+    `window_seconds` after its start, the time of a frame is when it is shown. Frames are ordered by time;
+    `frame_seconds` is float64, (num_frames,).
+
+    Source: Jansen et al. 2020, section 3.1 (AV coincidence; its time scale is the gap).
+    """
+
+    max_time_gap_seconds: float = 10.0
+    window_seconds: float = 0.96
+    name = "coincidence"
+
+    def __post_init__(self):
+        if not self.max_time_gap_seconds > 0:
+            raise ValueError(f"max_time_gap_seconds must be positive, got {self.max_time_gap_seconds}.")
+
+    def _near(self, start_seconds: float | np.ndarray, frame_seconds: np.ndarray) -> tuple:
+        centre = start_seconds + self.window_seconds / 2
+        first = frame_seconds.searchsorted(centre - self.max_time_gap_seconds, side="left")
+        last = frame_seconds.searchsorted(centre + self.max_time_gap_seconds, side="right")
+        return first, last  # the frames in [first, last) are near
+
+    def num_frames(self, start_seconds: np.ndarray, frame_seconds: np.ndarray) -> np.ndarray:
+        """How many frames each window may go with; 0: it is no anchor."""
+        first, last = self._near(start_seconds, frame_seconds)
+        return last - first
+
+    def frame(self, start_seconds: float, frame_seconds: np.ndarray, choice: int) -> int:
+        """The frame that choice number `choice` of a window's frames is."""
+        first, _ = self._near(start_seconds, frame_seconds)
+        return int(first) + choice
+
+    def smallest_gap(self, start_seconds: np.ndarray, frame_seconds: np.ndarray) -> float:
+        """Seconds between the window and the frame that are nearest; infinite where there is none."""
+        if not len(start_seconds) or not len(frame_seconds):
+            return math.inf
+        centres = start_seconds + self.window_seconds / 2
+        places = frame_seconds.searchsorted(centres)
+        before = np.abs(centres - frame_seconds[np.maximum(places - 1, 0)])
+        after = np.abs(frame_seconds[np.minimum(places, len(frame_seconds) - 1)] - centres)
+        return float(np.minimum(before, after).min())
 
 
 @dataclasses.dataclass(frozen=True)

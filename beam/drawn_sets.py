@@ -1,0 +1,191 @@
+"""What the jobs `triplets` and `pairs` share: clip examples -> a set of examples, each decided by its number.
+
+One task writes one shard of numbers, finding windows and frames through the index of `window_index` and
+reading them where they lie. So counts are exact, the same bytes come from any runner and any number of
+workers, memory does not grow with the count, no class or recording is a hot key, and nothing but the index
+is shuffled.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import apache_beam as beam
+
+from tfsound import examples, mel, windows
+from tfsound.beam import output as job_output
+from tfsound.beam import running, window_index
+
+EXAMPLES_PER_SHARD = 2048
+
+
+class DrawnSet(Protocol):
+    """What is drawn: `kind` is that of the set, `plan` decides its examples and their `plan.count`.
+
+    A worker gets a copy, so it holds nothing large.
+    """
+
+    kind: str
+    plan: windows.IndexPlan
+    mel_params: mel.MelParams
+
+    def require_possible(self, totals: windows.Totals, where: str) -> None:
+        """Raises: ImpossibleError when the clips of `where` cannot give what the plan asks for."""
+
+    def records(
+        self,
+        slots: range,
+        totals: windows.Totals,
+        load_bucket: Callable[[int], windows.Bucket],
+        reader: window_index.WindowReader,
+    ) -> Iterator[bytes]:
+        """The serialised examples of these numbers, in order."""
+
+    def sidecar_fields(self, totals: windows.Totals) -> dict:
+        """What the sidecar says of such a set: fields of `examples.DatasetInfo`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What every worker must know; the index lies in files of the pending output."""
+
+    pending_path: str
+    clip_paths: tuple[str, ...]
+    drawn_set: DrawnSet
+    num_shards: int
+
+
+class _WriteShard(beam.DoFn):
+    """(shard number) -> the shard and its summary, on disk."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+
+    def setup(self):
+        settings = self._settings
+        self._totals = window_index.load_totals(settings.pending_path)
+        self._load_bucket = functools.lru_cache(maxsize=2)(
+            functools.partial(window_index.load_bucket, settings.pending_path)
+        )
+        self._reader = window_index.WindowReader(settings.clip_paths, settings.drawn_set.mel_params)
+
+    def process(self, number: int):
+        settings, drawn_set = self._settings, self._settings.drawn_set
+        name = f"{drawn_set.kind}-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
+        progress = job_output.WorkerProgress(settings.pending_path, name)
+        slots = shard_slots(number, settings.num_shards, drawn_set.plan.count)
+        with job_output.shard_writer(settings.pending_path, name) as writer:
+            # No more at once than a shard has by default, however large it is.
+            for first in range(0, len(slots), EXAMPLES_PER_SHARD):
+                block = slots[first : first + EXAMPLES_PER_SHARD]
+                for record in drawn_set.records(block, self._totals, self._load_bucket, self._reader):
+                    writer.write(record)
+                    progress.add(**{drawn_set.kind: 1})
+        progress.write()
+        shard = job_output.finished_shard(settings.pending_path, name, len(slots))
+        job_output.write_summary(settings.pending_path, name, dataclasses.asdict(shard))
+
+
+def shard_slots(number: int, num_shards: int, count: int) -> range:
+    """The slots of one shard; over all shards each slot of range(count) occurs once."""
+    return range(count * number // num_shards, count * (number + 1) // num_shards)
+
+
+@dataclasses.dataclass
+class SampleExamples(beam.PTransform):
+    """A collection of shard numbers -> the shards, on disk."""
+
+    settings: Settings
+
+    def expand(self, shard_numbers):
+        return (
+            shard_numbers
+            | "SpreadShards" >> beam.Reshuffle()
+            | "WriteShards" >> beam.ParDo(_WriteShard(self.settings))
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a job would write: examples of a kind by constraint, bytes and files."""
+
+    counts: dict[str, int]
+    num_bytes: int
+    num_shards: int
+    kind: str = examples.TRIPLETS
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{count:,} {constraint}" for constraint, count in self.counts.items())
+        return (
+            f"{sum(self.counts.values()):,} {self.kind} ({shown}), about {self.num_bytes / 1e9:.3g} GB "
+            f"in {self.num_shards:,} files; nothing was written"
+        )
+
+
+def num_shards_of(count: int, num_shards: int) -> int:
+    """How many files to write: as many as asked for, or by default one for `EXAMPLES_PER_SHARD`.
+
+    Raises:
+      ValueError: no examples, or a negative number of files.
+    """
+    if count < 1 or num_shards < 0:
+        raise ValueError(f"count must be at least 1 and num_shards at least 0, got {count} and {num_shards}.")
+    return num_shards or -(-count // EXAMPLES_PER_SHARD)
+
+
+def num_bytes_of(record: bytes, count: int) -> int:
+    """The size of so many records like this one: each has its length and two checksums around it."""
+    return count * (len(record) + 16)
+
+
+def sample_examples(
+    clips: str,
+    output: str,
+    *,
+    info: examples.DatasetInfo,
+    drawn_set: DrawnSet,
+    num_shards: int,
+    exclude_folds: Sequence[str],
+    overwrite: bool,
+    options,
+) -> examples.DatasetInfo:
+    """Indexes the clips, writes the shards, and publishes them with a sidecar.
+
+    Args:
+      info: the sidecar of the clips.
+      options: of Beam, as `running.beam_options` gives them.
+
+    Raises:
+      ImpossibleError: the clips cannot give what is asked for; JobError: the output exists, the clips are
+      damaged, or the pipeline failed.
+    """
+    kind, count = drawn_set.kind, drawn_set.plan.count
+    with job_output.pending_output(output, overwrite=overwrite) as pending:
+        clip_paths = tuple(os.path.join(clips, shard.name) for shard in info.shards)
+        totals = window_index.build_index(
+            clips, info, pending, plan=drawn_set.plan, exclude_folds=exclude_folds, options=options
+        )
+        drawn_set.require_possible(totals, clips)
+        settings = Settings(pending.path, clip_paths, drawn_set, num_shards)
+        with job_output.progress_bar(pending, description=kind, total=count, unit=kind):
+            running.run_pipeline(
+                lambda pipeline: (
+                    pipeline | "Shards" >> beam.Create(range(num_shards)) | SampleExamples(settings)
+                ),
+                options,
+                cancel=pending.discard,
+            )
+        shards = tuple(examples.Shard(**summary) for summary in pending.take_summaries())
+        job_output.require_all(sum(shard.num_examples for shard in shards), count, kind)
+        sidecar = examples.DatasetInfo(
+            kind=kind,
+            mel_params=info.mel_params,
+            shards=shards,
+            folds=tuple(fold for fold in info.folds if fold not in exclude_folds),
+            command=job_output.command_line(kind, clips, output),
+            **drawn_set.sidecar_fields(totals),
+        )
+        pending.publish(sidecar)
+    return sidecar

@@ -1,0 +1,87 @@
+"""The TFRecord contract: schemas of clip, triplet and pair examples, their sidecar, their tf.data readers.
+
+A data set is a folder of TFRecord shards and one `dataset_info.json`, which is written last: a folder
+without it is not a data set, whatever else lies in it. Every reader checks the sidecar (schema version,
+mel parameters, the shards and their sizes) before the first record is read.
+
+Conventions: mel energies are little-endian float16, (frames, mel_bins): energies, not logs, because the
+constraints of the 2018 paper need energies. Times are seconds from the start of the recording.
+Strings are UTF-8.
+"""
+
+from tfsound.examples.clips import Clip, decode_clip, encode_clip, iter_clips
+from tfsound.examples.pairs import (
+    AUDIO_AUDIO,
+    AUDIO_IMAGE,
+    FrameRef,
+    coincidence_dataset,
+    decode_images,
+    encode_pair,
+    pair_dataset,
+    parse_pairs,
+    read_pair_infos,
+    require_modality,
+)
+from tfsound.examples.records import (
+    decode_mel_energy,
+    encode_mel_energy,
+    read_records,
+    require_undamaged,
+)
+from tfsound.examples.sidecar import (
+    CLIPS,
+    INFO_NAME,
+    PAIRS,
+    SCHEMA_VERSION,
+    TRIPLETS,
+    DatasetError,
+    DatasetInfo,
+    Shard,
+    read_dataset_info,
+    require_folds,
+)
+from tfsound.examples.streams import fingerprint
+from tfsound.examples.triplets import (
+    WindowRef,
+    encode_triplet,
+    parse_triplets,
+    read_triplet_infos,
+    triplet_dataset,
+)
+
+__all__ = [
+    "AUDIO_AUDIO",
+    "AUDIO_IMAGE",
+    "CLIPS",
+    "INFO_NAME",
+    "PAIRS",
+    "SCHEMA_VERSION",
+    "TRIPLETS",
+    "Clip",
+    "DatasetError",
+    "DatasetInfo",
+    "FrameRef",
+    "Shard",
+    "WindowRef",
+    "coincidence_dataset",
+    "decode_clip",
+    "decode_images",
+    "decode_mel_energy",
+    "encode_clip",
+    "encode_mel_energy",
+    "encode_pair",
+    "encode_triplet",
+    "fingerprint",
+    "iter_clips",
+    "pair_dataset",
+    "parse_pairs",
+    "parse_triplets",
+    "read_dataset_info",
+    "read_pair_infos",
+    "read_records",
+    "read_triplet_infos",
+    "require_folds",
+    "require_modality",
+    "require_undamaged",
+    "triplet_dataset",
+]

@@ -1,0 +1,108 @@
+"""Clip examples: one clip, or one piece of a long one, as mel energies and, of a video, pictures."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from tfsound.examples.records import decode_mel_energy, encode_mel_energy, read_records, serialize
+from tfsound.examples.sidecar import CLIPS, SCHEMA_VERSION, DatasetError, read_dataset_info, require_folds
+from tfsound.examples.streams import shard_paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip example. `mel_energy` is (num_frames, mel_bins); `labels` may be empty.
+
+    Of a video also its pictures: `frame_jpegs`, 128 x 128 x 3 RGB, and when each is shown: `frame_seconds`,
+    (pictures,), ascending, from the start of the recording as `start_seconds` is. None for sound alone.
+    """
+
+    clip_id: str
+    recording_id: str
+    start_seconds: float
+    labels: tuple[str, ...]
+    fold: str
+    split: str
+    mel_energy: np.ndarray
+    frame_jpegs: tuple[bytes, ...] = ()
+    frame_seconds: tuple[float, ...] = ()
+
+
+def encode_clip(clip: Clip) -> bytes:
+    """A `tf.train.Example` of a clip; the features of its pictures are absent where there are none.
+
+    Raises: ValueError as `encode_mel_energy` does, and for pictures without a time each or out of order.
+    """
+    problem = _problem_of_frames(clip)
+    if problem:
+        raise ValueError(problem)
+    fields = {
+        "clip_id": clip.clip_id,
+        "recording_id": clip.recording_id,
+        "start_seconds": float(clip.start_seconds),
+        "labels": clip.labels,
+        "fold": clip.fold,
+        "split": clip.split,
+        "num_frames": len(clip.mel_energy),
+        "mel_energy": encode_mel_energy(clip.mel_energy),
+    }
+    if clip.frame_jpegs:
+        fields["frame_jpegs"] = clip.frame_jpegs
+        fields["frame_seconds"] = tuple(map(float, clip.frame_seconds))
+    return serialize(fields)
+
+
+def decode_clip(record: bytes, mel_bins: int) -> Clip:
+    """The inverse of `encode_clip`, in NumPy. Raises: DatasetError for anything that is no clip."""
+    try:
+        feature = tf.train.Example.FromString(record).features.feature
+        energies = decode_mel_energy(feature["mel_energy"].bytes_list.value[0], mel_bins)
+        clip = Clip(
+            clip_id=feature["clip_id"].bytes_list.value[0].decode(),
+            recording_id=feature["recording_id"].bytes_list.value[0].decode(),
+            start_seconds=feature["start_seconds"].float_list.value[0],
+            labels=tuple(label.decode() for label in feature["labels"].bytes_list.value),
+            fold=feature["fold"].bytes_list.value[0].decode(),
+            split=feature["split"].bytes_list.value[0].decode(),
+            mel_energy=energies,
+            frame_jpegs=tuple(feature["frame_jpegs"].bytes_list.value),
+            frame_seconds=tuple(feature["frame_seconds"].float_list.value),
+        )
+        num_frames = feature["num_frames"].int64_list.value[0]
+    except (DecodeError, IndexError, ValueError) as error:
+        raise DatasetError(f"a record is no clip example of schema {SCHEMA_VERSION}: {error!r}") from error
+    if len(energies) != num_frames:
+        raise DatasetError(f"clip {clip.clip_id!r} says {num_frames} frames and holds {len(energies)}.")
+    problem = _problem_of_frames(clip)
+    if problem:
+        raise DatasetError(problem)
+    return clip
+
+
+def _problem_of_frames(clip: Clip) -> str:
+    """What is wrong with the pictures of a clip and their times; "" where nothing is."""
+    seconds = clip.frame_seconds
+    if len(clip.frame_jpegs) != len(seconds):
+        return f"clip {clip.clip_id!r} has {len(clip.frame_jpegs)} pictures and {len(seconds)} times."
+    if not all(map(math.isfinite, seconds)) or list(seconds) != sorted(seconds):
+        return f"clip {clip.clip_id!r} has pictures at {list(seconds)} s; expected ascending times."
+    return ""
+
+
+def iter_clips(directory: str, *, folds: tuple[str, ...] = ()) -> Iterator[Clip]:
+    """Yields the clips of a set in the order of its shards, of all folds or of those named.
+
+    Raises:
+      DatasetError: see `read_dataset_info` and `read_records`; a fold that the set does not have.
+    """
+    info = read_dataset_info(directory, kind=CLIPS)
+    require_folds(info, folds, directory)
+    for path in shard_paths([directory], [info]):
+        for _, record in read_records(path):
+            clip = decode_clip(record, info.mel_params.mel_bins)
+            if not folds or clip.fold in folds:
+                yield clip

@@ -1,0 +1,35 @@
+"""Losses, one pure function an equation: of `triplets` (Jansen et al. 2018), of `coincidence` (2020)."""
+
+from tfsound.losses.coincidence import (
+    all_pairs_coincidence_loss,
+    all_pairs_logits,
+    coincidence_loss,
+    pairwise_accuracy,
+    random_negatives_coincidence_loss,
+    random_partners,
+)
+from tfsound.losses.triplets import (
+    allowed_negatives,
+    row_squared_distances,
+    semi_hard_negatives,
+    semi_hard_triplet_loss,
+    squared_distances,
+    triplet_hinges,
+    triplet_loss,
+)
+
+__all__ = [
+    "all_pairs_coincidence_loss",
+    "all_pairs_logits",
+    "allowed_negatives",
+    "coincidence_loss",
+    "pairwise_accuracy",
+    "random_negatives_coincidence_loss",
+    "random_partners",
+    "row_squared_distances",
+    "semi_hard_negatives",
+    "semi_hard_triplet_loss",
+    "squared_distances",
+    "triplet_hinges",
+    "triplet_loss",
+]

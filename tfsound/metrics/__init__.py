@@ -1,0 +1,68 @@
+"""Scores of sound embeddings: NumPy in, numbers out.
+
+Task: say how well distances between embeddings agree with what people hear in the segments, without training
+anything (query by example), how well a classifier's scores do, or how well scores of pairs find what belongs
+to a query (a picture to a sound), and put them between a baseline and a topline.
+
+Conventions
+    `embeddings`: real, (segments, dim), one row a segment (the mean of its window embeddings). Lengths do not
+    matter: every distance is the cosine distance 1 - cos(a, b), in [0, 2]. A zero row has no direction; its
+    distance to every row, itself included, is 1.
+    `labels`: bool, (segments, classes), many labels a segment allowed.
+    Distances are computed in float64 and rounded to `DISTANCE_DECIMALS`, so that distances which are equal on
+    paper are equal here, whatever the order of the rows or the number of threads.
+    Randomness is a `numpy.random.Generator` passed in.
+    What cannot be scored is nan and is counted; input that makes no sense is a `ValueError`.
+
+Metrics
+    `average_precision`: one ranking of targets among non-targets.
+    `mean_average_precision`: multi-label classification, mean over classes.
+    `query_by_example_map`: segment retrieval, mean over classes.
+    `retrieval`: recall and rank of what belongs to a query, among candidates of any kind.
+    `retrieval_among_classes`: the same among one candidate of each class.
+    `recovery`: share of the gap between baseline and topline.
+    `mean_and_spread`: a score over folds or draws.
+    `nearest_neighbors`: the segments nearest to a segment or a vector, to look at and listen to.
+
+References
+    Jansen et al., "Unsupervised learning of semantic audio representations", ICASSP 2018, sections 4.3, 4.4.
+    Jansen et al., "Coincidence, categorization, and consolidation", ICASSP 2020.
+"""
+
+from tfsound.metrics.classification import (
+    MeanAveragePrecisionResult,
+    average_precision,
+    mean_average_precision,
+)
+from tfsound.metrics.pair_scores import (
+    RetrievalResult,
+    retrieval,
+    retrieval_among_classes,
+)
+from tfsound.metrics.query_by_example import (
+    DISTANCE_DECIMALS,
+    QueryByExampleResult,
+    nearest_neighbors,
+    query_by_example_map,
+)
+from tfsound.metrics.summaries import (
+    MeanAndSpread,
+    mean_and_spread,
+    recovery,
+)
+
+__all__ = [
+    "DISTANCE_DECIMALS",
+    "MeanAndSpread",
+    "MeanAveragePrecisionResult",
+    "QueryByExampleResult",
+    "RetrievalResult",
+    "average_precision",
+    "mean_and_spread",
+    "mean_average_precision",
+    "nearest_neighbors",
+    "query_by_example_map",
+    "recovery",
+    "retrieval",
+    "retrieval_among_classes",
+]

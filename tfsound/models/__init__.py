@@ -1,0 +1,11 @@
+"""Models to train, one for each objective: `keras.Model`s whose `train_step` reads as the algorithm.
+
+They work with `model.fit` alone and under `tf.distribute.MirroredStrategy`, where negatives come from the
+global batch of all replicas and the gradients are those of one device with the global batch.
+"""
+
+from tfsound.models.coincidence import CoincidenceModel
+from tfsound.models.replicas import all_replicas, per_replica
+from tfsound.models.triplets import TripletModel
+
+__all__ = ["CoincidenceModel", "TripletModel", "all_replicas", "per_replica"]

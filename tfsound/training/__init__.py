@@ -1,0 +1,58 @@
+"""Training runs: data, devices, checkpoints, logs, resumption.
+
+A run's folder holds `config.json` (what it was asked for), `checkpoints/`, `log.csv`, `tensorboard/`, and
+at the end `encoder.keras` with `encoder.json`; a run on pairs also `model.keras`, the encoders with their
+heads. Each file or folder appears under its name only when it is complete, so a run killed at any moment
+resumes from its last checkpoint when it is started again.
+
+An epoch is the stretch between two checkpoints: it ends with a row of `log.csv` and a checkpoint.
+
+`triplets` trains on triplets, `coincidence` on pairs; `runs` is what they share.
+"""
+
+from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
+from tfsound.training.coincidence import (
+    AV_CORRESPONDENCE,
+    MODEL_NAME,
+    CoincidenceRecipe,
+    load_coincidence_model,
+    train_coincidence,
+)
+from tfsound.training.runs import (
+    ENCODER_INFO_NAME,
+    ENCODER_NAME,
+    LOG_NAME,
+    PRECISIONS,
+    TrainingRun,
+    learning_rate_schedule,
+    load_encoder,
+    progress_seconds,
+    read_log,
+    save_encoder,
+    strategy,
+)
+from tfsound.training.triplets import decide_mining, train
+
+__all__ = [
+    "AV_CORRESPONDENCE",
+    "ENCODER_INFO_NAME",
+    "ENCODER_NAME",
+    "LOG_NAME",
+    "MODEL_NAME",
+    "PRECISIONS",
+    "Checkpoints",
+    "CoincidenceRecipe",
+    "TrainingError",
+    "TrainingRun",
+    "decide_mining",
+    "learning_rate_schedule",
+    "load_coincidence_model",
+    "load_encoder",
+    "progress_seconds",
+    "read_log",
+    "save_encoder",
+    "steps_done",
+    "strategy",
+    "train",
+    "train_coincidence",
+]

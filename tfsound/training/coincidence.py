@@ -1,0 +1,201 @@
+"""Training on pairs that coincide (Jansen et al. 2020)."""
+
+import dataclasses
+import os
+
+import keras
+
+from tfsound import examples, mel, models, networks
+from tfsound.checkpoints import TrainingError
+from tfsound.examples.pairs import IMAGE_SHAPE
+from tfsound.training import runs
+
+MODEL_NAME = "model.keras"
+_MODALITIES = (examples.AUDIO_AUDIO, examples.AUDIO_IMAGE)
+
+
+@dataclasses.dataclass(frozen=True)
+class CoincidenceRecipe:
+    """How an embedding of the paper is learned.
+
+    Attributes:
+      encoder, negatives: as `train_coincidence` takes them.
+      max_time_gap_seconds: Delta T, as the job that samples the pairs takes it.
+    """
+
+    encoder: str
+    negatives: str
+    max_time_gap_seconds: float
+
+    @property
+    def training_options(self) -> dict[str, str]:
+        """Keyword arguments of `train_coincidence`."""
+        return {"encoder": self.encoder, "negatives": self.negatives}
+
+
+# Row d of table 1, the audio-visual correspondence of Arandjelovic and Zisserman 2017 as section 4.1 of the
+# 2020 paper describes it: on audio-image pairs alone.
+AV_CORRESPONDENCE = CoincidenceRecipe(encoder="vgg", negatives="random", max_time_gap_seconds=1.0)
+
+
+def train_coincidence(
+    output: str,
+    *,
+    audio_audio: tuple[str, ...] = (),
+    audio_image: tuple[str, ...] = (),
+    encoder: str = "resnet_small",
+    image_encoder: str = "",
+    embedding_dim: int = networks.EMBEDDING_DIM,
+    unit_norm: bool = False,
+    num_steps: int = 1000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    learning_rate_decay: str = "cosine",
+    audio_audio_weight: float = 0.1,
+    negatives: str = "all_pairs",
+    precision: str = "float32",
+    steps_per_checkpoint: int = 100,
+    seed: int = 0,
+    start_from: str = "",
+    overwrite: bool = False,
+) -> runs.TrainingRun:
+    """Trains encoders on pairs that coincide, on all devices of this machine; resumes a run that was cut off.
+
+    The paper trains ResNet-50 on pairs of at most 10 s apart, first on audio and image, and goes on from
+    there with both kinds of pairs (sections 3.4 and 4): `start_from` names the first run.
+
+    Args:
+      output: the run's folder.
+      audio_audio: folders of pairs of two windows; several are merged.
+      audio_image: folders of pairs of a window and an image, alike; of the two, one at least.
+      encoder: `resnet_small` for CPUs, `resnet50` as in the paper, `vgg` as in its rows d and g of table 1.
+      image_encoder: that of images; the same by default.
+      embedding_dim: length of an embedding.
+      unit_norm: scale embeddings to length 1.
+      num_steps: optimizer steps in all.
+      batch_size: pairs a step, of each kind, over all devices; at least 2.
+      learning_rate: Adam's, at the start.
+      learning_rate_decay: `cosine` to 0 over all steps, or `constant`.
+      audio_audio_weight: what the loss of two windows counts beside that of window and image, in [0, 1].
+      negatives: `all_pairs` of a batch but those that coincide, or one at `random` for each.
+      precision: `float32` or `bfloat16`.
+      steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
+      seed: of initial weights, of the order of the data and of random negatives.
+      start_from: a finished run on pairs whose weights to start from.
+      overwrite: remove an earlier run in the output folder.
+
+    Returns:
+      The run's summary. The run holds the audio encoder as a run on triplets does, and the whole model.
+
+    Raises:
+      DatasetError: pairs that are missing, damaged or do not fit together; ValueError: a parameter is out of
+      range, or not that of the run to start from; TrainingError: the folder holds another run, there is no
+      finished run to start from, or the loss is no longer a number.
+
+    Source: Jansen et al. 2020, sections 3.1, 3.4 and 4.
+    """
+    directories = dict(zip(_MODALITIES, (list(audio_audio), list(audio_image)), strict=True))
+    mel_params, num_pairs = _read_infos(directories)
+    config = {
+        **directories, **{f"num_{name}": count for name, count in num_pairs.items()},
+        "encoder": encoder, "image_encoder": (image_encoder or encoder) if audio_image else "",
+        "embedding_dim": embedding_dim, "unit_norm": unit_norm, "num_steps": num_steps,
+        "batch_size": batch_size, "learning_rate": learning_rate,
+        "learning_rate_decay": learning_rate_decay, "audio_audio_weight": audio_audio_weight,
+        "negatives": negatives, "precision": precision, "steps_per_checkpoint": steps_per_checkpoint,
+        "seed": seed, "start_from": start_from,
+    }  # fmt: skip
+    runs.require_valid(config, {f"{name} pairs": count for name, count in num_pairs.items()})
+    if batch_size < 2:
+        raise ValueError(
+            f"batch_size must be at least 2, for a pair alone has no negative, got {batch_size}."
+        )
+    model = runs.train_model(
+        lambda: _compiled_model(config, mel_params),
+        lambda first_batch: examples.coincidence_dataset(
+            audio_audio, audio_image, batch_size=batch_size, mel_params=mel_params, seed=seed,
+            first_batch=first_batch,
+        ),
+        lambda: _require_undamaged(directories),
+        config, output, overwrite=overwrite,
+    )  # fmt: skip
+    runs.save_model(_without_optimizer(model), os.path.join(output, MODEL_NAME))
+    runs.save_encoder(model.audio_encoder, mel_params, output, config)
+    return runs.TrainingRun(output, num_steps, final=runs.final_means(output))
+
+
+def load_coincidence_model(run: str) -> tuple[models.CoincidenceModel, mel.MelParams]:
+    """The model of a finished run on pairs, and the front end that it was trained with.
+
+    Raises:
+      TrainingError: no such run, one that is not finished, or one on something else than pairs.
+    """
+    mel_params, _ = runs.read_finished(run)
+    path = os.path.join(run, MODEL_NAME)
+    if not os.path.exists(path):
+        raise TrainingError(f"{run} holds no {MODEL_NAME}: it was not trained on pairs; name one that was.")
+    return keras.saving.load_model(path, compile=False), mel_params
+
+
+def _read_infos(directories: dict[str, list[str]]) -> tuple[mel.MelParams, dict[str, int]]:
+    """The mel parameters of all sets of pairs, and how many pairs there are of each kind that is given."""
+    mel_params, num_pairs = None, {}
+    for modality, paths in directories.items():
+        if paths:
+            mel_params, num_pairs[modality] = examples.read_pair_infos(paths, modality, mel_params)
+    if not num_pairs:
+        raise examples.DatasetError("no set of pairs was given; name at least one folder of either modality.")
+    return mel_params, num_pairs
+
+
+def _require_undamaged(directories: dict[str, list[str]]) -> None:
+    for paths in directories.values():
+        for path in paths:
+            examples.require_undamaged(path, examples.read_dataset_info(path, kind=examples.PAIRS))
+
+
+def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.CoincidenceModel:
+    def build(name: str, input_shape: tuple[int, ...]) -> keras.Model:
+        return networks.build_encoder(
+            name, input_shape=input_shape, embedding_dim=config["embedding_dim"],
+            unit_norm=config["unit_norm"], dtype_policy=runs.PRECISIONS[config["precision"]],
+        )  # fmt: skip
+
+    image_encoder = config["image_encoder"]
+    model = models.CoincidenceModel(
+        build(config["encoder"], (mel_params.context_frames, mel_params.mel_bins)),
+        build(image_encoder, IMAGE_SHAPE) if image_encoder else None,
+        audio_audio_weight=config["audio_audio_weight"],
+        negatives=config["negatives"],
+        head_dtype=runs.PRECISIONS[config["precision"]],
+        seed=config["seed"],
+    )
+    if config["start_from"]:
+        _start_from(model, config, mel_params)
+    runs.compile_model(model, config)
+    return model
+
+
+def _start_from(model: models.CoincidenceModel, config: dict, mel_params: mel.MelParams) -> None:
+    """Takes the weights of those networks that the run to start from has, too."""
+    run = config["start_from"]
+    started, started_mel_params = load_coincidence_model(run)
+    mel_params.require_equal(started_mel_params, run)
+    _, begun = runs.read_finished(run)
+    names = ["encoder", "embedding_dim", "unit_norm"]
+    names += ["image_encoder"] if begun["image_encoder"] and config["image_encoder"] else []
+    different = [name for name in names if begun[name] != config[name]]
+    if different:
+        shown = ", ".join(f"{name}: {begun[name]!r} there, {config[name]!r} here" for name in different)
+        raise ValueError(f"{run} has other networks than this run ({shown}); use the same to start from it.")
+    for name, part in started.parts.items():
+        if name in model.parts:
+            model.parts[name].set_weights(part.get_weights())
+
+
+def _without_optimizer(model: models.CoincidenceModel) -> models.CoincidenceModel:
+    """A copy to keep: the optimizer's moments are twice the size of the weights."""
+    copy = models.CoincidenceModel.from_config(model.get_config())
+    for name, part in copy.parts.items():
+        part.set_weights(model.parts[name].get_weights())
+    return copy
