@@ -369,3 +369,11 @@ def test_any_bytes_are_a_log_or_a_clear_error(tmp_path_factory, data):
         with al.AnswerLog(folder) as log:
             new = log.append("q0002", "unsure")
     assert al.read_answers(folder) == [*answers, new]
+
+
+def test_what_is_no_text_is_refused_and_the_log_goes_on(folder):
+    with al.AnswerLog(folder) as log:
+        with pytest.raises(al.ActiveLearningError, match="an answer to q0001 holds what is no text"):
+            log.append("q0001", "unsure", annotator="a\ud800")
+        log.append("q0001", "unsure", annotator="a")
+    assert [answer.annotator for answer in al.read_answers(folder)] == ["a"]

@@ -24,7 +24,7 @@ def test_every_package_is_listed():
     assert listed == found
 
 
-def test_a_wheel_holds_every_module(tmp_path):
+def test_a_wheel_holds_every_module_and_page(tmp_path):
     # A copy: what earlier builds left beside the sources would be packed, too.
     source = tmp_path / "source"
     source.mkdir()
@@ -40,8 +40,9 @@ def test_a_wheel_holds_every_module(tmp_path):
     (wheel,) = tmp_path.glob("tfsound-*.whl")
     assert wheel.name.startswith(f"tfsound-{tfsound.__version__}-")
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.endswith(".py")}
-    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "tfsound").rglob("*.py")}
+        packed = {name for name in archive.namelist() if name.startswith("tfsound/")}
+    files = [path for path in (ROOT / "tfsound").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    expected = {str(path.relative_to(ROOT)) for path in files}
     for folder in ("beam", "export"):
         expected |= {f"tfsound/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
     assert packed == expected

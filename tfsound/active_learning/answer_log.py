@@ -297,7 +297,12 @@ class AnswerLog:
         with self._mutex:
             if self._file is None:
                 raise RuntimeError("AnswerLog is not open; use it in a `with` statement.")
-            line = (new.to_json() + "\n").encode()
+            try:
+                line = (new.to_json() + "\n").encode()
+            except UnicodeEncodeError as error:
+                raise ActiveLearningError(
+                    f"an answer to {question_id} holds what is no text ({error.reason}); correct it."
+                ) from error
             parse_answer(parse_object(line, self.path), self.path)  # what is written can be read
             check_answer(new, self._question_ids, self.class_names, self.path)
             earlier = self._by_answer_id.get(new.answer_id)
