@@ -41,9 +41,14 @@ def take_up(output: str, settings: dict, *, overwrite: bool, job: str) -> None:
         json.dump(settings, file, indent=1)
 
 
-def write_json(path: str, fields: dict) -> None:
-    """Writes a JSON file that is there as a whole or not at all."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+def write_text(path: str, text: str) -> None:
+    """Writes a UTF-8 file that is there as a whole or not at all, and the folder that it lies in."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump(fields, file, indent=1)
+        file.write(text)
     os.replace(path + ".tmp", path)
+
+
+def write_json(path: str, fields: dict) -> None:
+    """Writes a JSON file as `write_text` does."""
+    write_text(path, json.dumps(fields, indent=1))

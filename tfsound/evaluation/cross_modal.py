@@ -324,5 +324,5 @@ def evaluate_cross_modal(
     ]  # fmt: skip
     table = retrieval_table({os.path.basename(os.path.normpath(run)): results})
     if output:
-        resumption.write_json(os.path.abspath(output), table.to_dict())
+        resumption.write_json(output, table.to_dict())
     return table

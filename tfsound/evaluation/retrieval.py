@@ -4,13 +4,12 @@ Source: Jansen et al. 2018, section 4.3.
 """
 
 import dataclasses
-import json
 import math
 import os
 
 import numpy as np
 
-from tfsound import examples, mel, metrics, plots
+from tfsound import examples, mel, metrics, plots, resumption
 from tfsound.evaluation.segments import (
     Embed,
     EvaluationError,
@@ -176,8 +175,8 @@ def write_evaluation(evaluation: Evaluation, output: str) -> None:
     """Writes the scores as JSON, as a table and as a plot."""
     os.makedirs(output, exist_ok=True)
     fields = evaluation.to_dict()
-    _replace(os.path.join(output, "evaluation.json"), json.dumps(_without_nan(fields), indent=1) + "\n")
-    _replace(os.path.join(output, "evaluation.txt"), str(evaluation) + "\n")
+    resumption.write_json(os.path.join(output, "evaluation.json"), _without_nan(fields))
+    resumption.write_text(os.path.join(output, "evaluation.txt"), str(evaluation) + "\n")
     rows = [plots.ScoreRow(name, values, evaluation.chance) for name, values in evaluation.scores.items()]
     plots.save_figure(
         plots.plot_scores(rows, score_name="query-by-example mAP"), os.path.join(output, "evaluation.png")
@@ -191,9 +190,3 @@ def _without_nan(value):
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _replace(path: str, text: str) -> None:
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(path + ".tmp", path)

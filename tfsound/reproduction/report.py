@@ -31,10 +31,7 @@ def write(
     for name, figure in pictures.items():
         plots.save_figure(figure, os.path.join(output, f"{name}.png"))
         sections.append(f"![mAP against {name}]({name}.png)")
-    path = os.path.join(output, "report.md")
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write("\n\n".join(sections) + "\n")
-    os.replace(path + ".tmp", path)
+    resumption.write_text(os.path.join(output, "report.md"), "\n\n".join(sections) + "\n")
     fields = {"settings": settings, "tables": {name: table.to_dict() for name, table in tables.items()}}
     resumption.write_json(os.path.join(output, "report.json"), fields)
     return "\n\n".join(f"{name}\n{table}" for name, table in tables.items())

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfsound import mel
+from tfsound import mel, resumption
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
 
 ENCODER_NAME = "encoder.keras"
@@ -53,13 +53,6 @@ def strategy() -> tf.distribute.Strategy:
 def progress_seconds() -> float:
     """The time between two refreshes of a progress bar: short for eyes, long for log files."""
     return 1.0 if sys.stderr.isatty() else 10.0
-
-
-def _write_json(path: str, fields: dict) -> None:
-    temporary = path + ".tmp"
-    with open(temporary, "w") as file:
-        json.dump(fields, file, indent=1, sort_keys=True)
-    os.replace(temporary, path)
 
 
 class _Progress(keras.callbacks.Callback):
@@ -140,7 +133,7 @@ def _open_run(output: str, config: dict, overwrite: bool) -> None:
     elif os.path.isfile(output) or (os.path.isdir(output) and os.listdir(output)):
         raise TrainingError(f"{output} exists and is no training run; name another output.")
     os.makedirs(output, exist_ok=True)
-    _write_json(os.path.join(output, _CONFIG_NAME), config)
+    resumption.write_json(os.path.join(output, _CONFIG_NAME), config)
 
 
 def _begun(output: str) -> dict:
@@ -281,7 +274,7 @@ def save_encoder(encoder: keras.Model, mel_params: mel.MelParams, output: str, c
     path = os.path.join(output, ENCODER_NAME)
     save_model(encoder, path)
     info = {"mel_params": mel_params.to_dict(), "config": config}
-    _write_json(os.path.join(output, ENCODER_INFO_NAME), info)
+    resumption.write_json(os.path.join(output, ENCODER_INFO_NAME), info)
 
 
 def load_encoder(run: str) -> tuple[keras.Model, mel.MelParams]:
