@@ -177,6 +177,7 @@ def test_an_interruption(capsys, job):
     [
         (["export", "missing", "out"], "tfsound export: missing holds no trained encoder"),
         (["examples", "missing.csv", "out"], "tfsound examples: "),
+        (["questions", "missing", "run", "out"], "tfsound questions: missing is not a folder"),
     ],
 )
 def test_nothing_buries_the_message(tmp_path, argv, message):

@@ -45,6 +45,8 @@ _SUMMARIES = {
     "quickstart": "all of these, on your folder or on synthetic recordings",
     "reproduce": "a paper's tables on a data set, its figures beside ours",
 }
+# Their package does without TensorFlow, and they import it when they run.
+_IMPORT_TENSORFLOW_LATER = ("questions", "label")
 # What a job raises when its input or its surroundings are at fault; anything else is a bug.
 _EXPECTED = (ValueError, OSError, RuntimeError)
 _EXIT_FAILED, _EXIT_WRONG_ARGUMENTS, _EXIT_INTERRUPTED = 1, 2, 130
@@ -77,6 +79,8 @@ def command_parser(name: str) -> tuple[argparse.ArgumentParser, Callable]:
     module, function_name = COMMANDS[name]
     with _quiet_import():
         function = getattr(importlib.import_module(module), function_name)
+        if name in _IMPORT_TENSORFLOW_LATER:
+            importlib.import_module("tensorflow")
     return arguments.make_parser(function, f"tfsound {name}"), function
 
 
