@@ -1,6 +1,7 @@
 """Table 1 of the coincidence paper at the smallest scale, on scenes of made-up takes and on sound alone."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -29,8 +30,8 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """A manifest of twelve scenes of three digits to learn from and nine to score, of tones for takes."""
+def takes(tmp_path_factory):
+    """A folder like FSDD's, of tones for takes."""
     root = tmp_path_factory.mktemp("takes")
     (root / "recordings").mkdir()
     times = np.arange(3000) / 8000
@@ -39,22 +40,23 @@ def scenes(tmp_path_factory):
             for take in range(12):
                 tone = 0.3 * np.sin(2 * np.pi * (pitch + 60 * digit + take) * times)
                 soundfile.write(root / "recordings" / f"{digit}_{speaker}_{take}.wav", tone, 8000)
-    manifest = str(root / "scenes.csv")
-    datasets.make_manifest(
-        "digit_scenes", str(root), manifest, scenes_dir=str(root / "scenes"), num_scenes=30,
-        num_eval_scenes=30, scene_seconds=3,
-    )  # fmt: skip
-    return manifest
+    return str(root)
 
 
 @pytest.fixture(scope="module")
-def reproduced(scenes, small, tmp_path_factory):
+def reproduced(takes, small, tmp_path_factory):
+    """Of thirty scenes to learn from and thirty to score."""
     output = tmp_path_factory.mktemp("reproduced") / "out"
-    text = str(
-        reproduction.reproduce(
-            "coincidence-2020", scenes, str(output), dataset="csv", scale="tiny", table="1"
-        )
+    few = functools.partial(
+        datasets.ADAPTERS["digit_scenes"], num_scenes=30, num_eval_scenes=30, scene_seconds=3
     )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets.ADAPTERS, "digit_scenes", few)
+        text = str(
+            reproduction.reproduce(
+                "coincidence-2020", takes, str(output), dataset="digit_scenes", scale="tiny", table="1"
+            )
+        )
     return output, text
 
 

@@ -76,13 +76,17 @@ class Measures:
         return {"measures": result.measures(), "chance": result.chance()}
 
     def light_supervision(
-        self, embed: evaluation.Embed | None, architecture: evaluation.Architecture, fold: str
+        self,
+        embed: evaluation.Embed | None,
+        architecture: evaluation.Architecture,
+        segments_per_class: int,
+        fold: str,
     ) -> dict:
         """A classifier of few segments a class, on log-mel windows where nothing embeds them."""
         train, test = self._windows(embed, fold)
         result = evaluation.light_supervision(
-            train, test, architecture, segments_per_class=self._scale.segments_per_class,
-            num_draws=self._scale.num_draws, options=self._scale.classifier, seed=self._seed,
+            train, test, architecture, segments_per_class=segments_per_class, num_draws=self._scale.num_draws,
+            options=self._scale.classifier, seed=self._seed,
         )  # fmt: skip
         return {"mAP": result.spread.mean, "draws": result.scores, "short_classes": result.short_classes}
 

@@ -117,8 +117,11 @@ def _make_clips(
         return clips
     if dataset not in datasets.ADAPTERS:
         raise ValueError(f"dataset must be one of {', '.join(sorted(datasets.ADAPTERS))}, got {dataset!r}.")
-    options = {"num_recordings": num_recordings, "seed": seed} if dataset == "synthetic" else {}
-    result = datasets.ADAPTERS[dataset](root, **options)
+    options = {
+        "synthetic": {"num_recordings": num_recordings, "seed": seed},
+        "digit_scenes": {"scenes_dir": os.path.join(output, "scenes"), "seed": seed},
+    }
+    result = datasets.ADAPTERS[dataset](root, **options.get(dataset, {}))
     rows = [dataclasses.replace(row, fold=row.fold or row.split) for row in result.rows]
     datasets.write_manifest(manifest, rows)
     make_examples(manifest, clips, frames_per_second=frames_per_second, overwrite=True)

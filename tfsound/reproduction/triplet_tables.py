@@ -40,9 +40,9 @@ class TripletTables:
                 ):  # fmt: skip
                     part = functools.partial(compute, row.constraints, fold)
                     yield Unit(self._main_table, kind, row.name, fold, part)
-            for model in self._paper.light_models:
-                part = functools.partial(self._light, model, fold)
-                yield Unit(self._light_table, "light", model.name, fold, part)
+            for count, model in itertools.product(self._scale.segments_per_class, self._paper.light_models):
+                part = functools.partial(self._light, model, count, fold)
+                yield Unit(self._light_table, _light_kind(count), model.name, fold, part)
         for fold in folds[: self._scale.sweep_folds]:
             for constraint, _ in itertools.chain(*self._paper.sweeps.values()):
                 part = functools.partial(self._retrieval, (constraint,), fold)
@@ -61,13 +61,13 @@ class TripletTables:
         measures = (evaluation.ONE_LAYER, evaluation.TWO_LAYERS)
         return self._measures.classification(self._embed(constraints, fold), fold, measures)
 
-    def _light(self, model: LightModel, fold: str) -> dict:
+    def _light(self, model: LightModel, segments_per_class: int, fold: str) -> dict:
         embed = self._embed(self._paper.joint.constraints, fold) if model.on_embedding else None
         if model.num_layers is None:
             architecture = evaluation.encoder_classifier(self._scale.encoder)
         else:
             architecture = evaluation.fully_connected(model.num_layers)
-        return self._measures.light_supervision(embed, architecture, fold)
+        return self._measures.light_supervision(embed, architecture, segments_per_class, fold)
 
     def tables(self, results: Mapping[str, Results]) -> dict[str, evaluation.ScoreTable]:
         """The finished tables by title, in the paper's order; the columns of the main one each apart."""
@@ -116,7 +116,12 @@ class TripletTables:
         return evaluation.ScoreTable(
             {
                 model.name: {
-                    _CLASSIFICATION: [fold[_CLASSIFICATION] for fold in results["light"][model.name]],
+                    **{
+                        f"{_CLASSIFICATION}, {count} segments a class": [
+                            fold[_CLASSIFICATION] for fold in results[_light_kind(count)][model.name]
+                        ]
+                        for count in self._scale.segments_per_class
+                    },
                     IN_THE_PAPER: [model.paper],
                 }
                 for model in self._paper.light_models
@@ -132,6 +137,10 @@ class TripletTables:
             parameter_name=parameter,
             score_name=evaluation.QUERY_BY_EXAMPLE,
         )
+
+
+def _light_kind(segments_per_class: int) -> str:
+    return f"light-{segments_per_class}"
 
 
 def _sweep_scores(results: Results, constraint: str) -> list[float]:
