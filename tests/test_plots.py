@@ -338,8 +338,8 @@ def test_plot_budgets_shows_mean_and_spread_over_the_number_of_labels():
         {"random": ([10, 100], [[0.2, 0.4], [0.5]]), "cluster": ([10], [[0.6]])}, score_name="mAP"
     )
     (axes,) = figure.axes
-    np.testing.assert_allclose(axes.lines[0].get_xdata(), [10, 100])
-    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, 0.5])
+    np.testing.assert_allclose(axes.lines[0].get_xdata().astype(float), [10, 100])
+    np.testing.assert_allclose(axes.lines[0].get_ydata().astype(float), [0.3, 0.5])
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["random", "cluster"]
 
