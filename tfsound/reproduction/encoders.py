@@ -60,10 +60,11 @@ class Encoders:
     def of_triplets(self, constraints: tuple[str, ...], fold: str) -> str:
         """The run of an encoder of triplets under some constraints; the triplets go when it is finished."""
         folder, run, is_finished = self._place(slug(*constraints), fold)
-        if is_finished:
-            return run
         num_sources, scale = len(constraints), self._scale
         triplets = os.path.join(folder, "triplets")
+        if is_finished:
+            shutil.rmtree(triplets, ignore_errors=True)  # of a call that was killed before it could
+            return run
         if not os.path.exists(os.path.join(triplets, examples.INFO_NAME)):
             sample_triplets(
                 self._clips, triplets, constraints=constraints, count=scale.num_examples * num_sources,
@@ -81,10 +82,12 @@ class Encoders:
     def of_pairs(self, recipe: Coincidence, fold: str) -> str:
         """The run of an encoder of coinciding pairs; the pairs go when it is finished."""
         folder, run, is_finished = self._place(recipe.name, fold)
+        pairs = {modality: os.path.join(folder, modality) for modality in recipe.modalities}
         if is_finished:
+            for directory in pairs.values():
+                shutil.rmtree(directory, ignore_errors=True)  # of a call that was killed before it could
             return run
         start_from = self.of_pairs(recipe.starts_from, fold) if recipe.starts_from else ""
-        pairs = {modality: os.path.join(folder, modality) for modality in recipe.modalities}
         for modality, directory in pairs.items():
             if not os.path.exists(os.path.join(directory, examples.INFO_NAME)):
                 sample_pairs(

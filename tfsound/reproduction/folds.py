@@ -1,12 +1,12 @@
 """Folds to learn from and to score on, where a class prior thins the one and not the other."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tfsound import datasets, examples
 from tfsound.reproduction.scales import Scale
 
-_EVALUATION_SPLIT = "eval"
+_EVALUATION_SPLITS = ("test", "eval")
 _TEST_ONLY = " (test only)"
 
 
@@ -22,11 +22,34 @@ def thin_training_folds(
     """
     if class_prior == datasets.NATURAL:
         return list(rows)
-    test_folds = [_EVALUATION_SPLIT] if any(row.fold == _EVALUATION_SPLIT for row in rows) else []
+    test_folds = sorted({row.fold for row in rows}.intersection(_EVALUATION_SPLITS))
     kept = {row.clip_id for row in datasets.longtail(rows, test_folds=test_folds, seed=seed).rows}
     return [
         row if row.clip_id in kept else dataclasses.replace(row, fold=row.fold + _TEST_ONLY) for row in rows
     ]
+
+
+def held_out_folds(names: Iterable[str], folds: tuple[str, ...], scale: Scale) -> tuple[str, ...]:
+    """The folds to hold out: those asked for, or the evaluation split, or as many as the scale says.
+
+    Args:
+      names: the folds of the data set.
+      folds: asked for.
+
+    Raises:
+      ValueError: one that does not exist, or none to learn from.
+    """
+    names = sorted(name for name in set(names) if not name.endswith(_TEST_ONLY))
+    if len(names) < 2:
+        raise ValueError(
+            "a reproduction holds folds out, and the data set has none: give its manifest a column `fold`, "
+            f"or `split`, with two values or more; got {names}."
+        )
+    unknown = sorted(set(folds).difference(names))
+    if unknown:
+        raise ValueError(f"folds must be among {', '.join(names)}, got {', '.join(unknown)}.")
+    evaluation_splits = tuple(name for name in _EVALUATION_SPLITS if name in names)
+    return folds or evaluation_splits or tuple(names[: scale.max_folds])
 
 
 class Folds:
@@ -39,17 +62,6 @@ class Folds:
     def __init__(self, clips: str):
         self._all = examples.read_dataset_info(clips, kind=examples.CLIPS).folds
         self.names = tuple(fold for fold in self._all if not fold.endswith(_TEST_ONLY))
-
-    def held_out(self, folds: tuple[str, ...], scale: Scale) -> tuple[str, ...]:
-        """The folds to hold out. Raises: ValueError for one that does not exist, or none to learn from."""
-        if not set(folds) <= set(self.names) or len(self.names) < 2:
-            raise ValueError(
-                f"folds must be some of those of the data set, and it must have two or more; got "
-                f"{list(folds)}, it has {list(self.names)}."
-            )
-        if _EVALUATION_SPLIT in self.names:
-            return folds or (_EVALUATION_SPLIT,)
-        return folds or self.names[: scale.max_folds]
 
     def of_test(self, fold: str) -> tuple[str, ...]:
         """What a held-out fold is scored on."""

@@ -1,5 +1,8 @@
 """The papers' measures on a held-out fold of a set of clips."""
 
+import contextlib
+import os
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,10 +20,12 @@ class Measures:
 
     Args:
       clips: a set of clip examples with folds.
+      output: the reproduction's folder, for log-mel windows while a classifier learns from them.
     """
 
-    def __init__(self, clips: str, scale: Scale, seed: int):
+    def __init__(self, clips: str, output: str, scale: Scale, seed: int):
         self.clips = clips
+        self._output = output
         self._scale = scale
         self._seed = seed
         info = examples.read_dataset_info(clips, kind=examples.CLIPS)
@@ -55,15 +60,15 @@ class Measures:
 
     def classification(self, embed: evaluation.Embed, fold: str, measures: tuple[str, ...]) -> dict:
         """Shallow classifiers, `evaluation.ONE_LAYER` or `TWO_LAYERS`: Jansen et al. 2018, section 4.4."""
-        train, test = self._windows(embed, fold)
         num_layers = {evaluation.ONE_LAYER: 1, evaluation.TWO_LAYERS: 2}
-        return {
-            measure: evaluation.classify(
-                train, test, evaluation.fully_connected(num_layers[measure]),
-                options=self._scale.classifier, seed=self._seed,
-            ).mean
-            for measure in measures
-        }  # fmt: skip
+        with self._windows(embed, fold) as (train, test):
+            return {
+                measure: evaluation.classify(
+                    train, test, evaluation.fully_connected(num_layers[measure]),
+                    options=self._scale.classifier, seed=self._seed,
+                ).mean
+                for measure in measures
+            }  # fmt: skip
 
     def num_training_windows(self, fold: str) -> int:
         """How many windows there are to learn from where a fold is held out."""
@@ -107,21 +112,31 @@ class Measures:
         fold: str,
     ) -> dict:
         """A classifier of few segments a class, on log-mel windows where nothing embeds them."""
-        train, test = self._windows(embed, fold)
-        result = evaluation.light_supervision(
-            train, test, architecture, segments_per_class=segments_per_class, num_draws=self._scale.num_draws,
-            options=self._scale.classifier, seed=self._seed,
-        )  # fmt: skip
-        return {"mAP": result.spread.mean, "draws": result.scores, "short_classes": result.short_classes}
+        with self._windows(embed, fold) as (train, test):
+            result = evaluation.light_supervision(
+                train, test, architecture, segments_per_class=segments_per_class,
+                num_draws=self._scale.num_draws, options=self._scale.classifier, seed=self._seed,
+            )  # fmt: skip
+        return {
+            CLASSIFICATION: result.spread.mean,
+            "draws": result.scores,
+            "short_classes": result.short_classes,
+        }
 
+    @contextlib.contextmanager
     def _windows(
         self, embed: evaluation.Embed | None, fold: str
-    ) -> tuple[evaluation.LabelledWindows, evaluation.LabelledWindows]:
-        """Windows of the other folds, and of this one."""
-        return tuple(
-            evaluation.embed_windows(
-                examples.iter_clips(self.clips, folds=chosen), embed, self.mel_params,
-                class_names=self.class_names,
-            )
-            for chosen in (self.folds.of_training(fold), self.folds.of_test(fold))
-        )  # fmt: skip
+    ) -> Iterator[tuple[evaluation.LabelledWindows, evaluation.LabelledWindows]]:
+        """Windows of the folds to learn from, and of this one; log-mel windows, which are large, on disk."""
+        is_large = embed in (None, evaluation.embed_baseline)
+        with tempfile.TemporaryDirectory(prefix="windows-", dir=self._output) as folder:
+            yield tuple(
+                evaluation.embed_windows(
+                    examples.iter_clips(self.clips, folds=chosen), embed, self.mel_params,
+                    class_names=self.class_names, dtype=np.float16 if is_large else np.float32,
+                    path=os.path.join(folder, name) if is_large else "",
+                )
+                for name, chosen in (
+                    ("train", self.folds.of_training(fold)), ("test", self.folds.of_test(fold))
+                )
+            )  # fmt: skip

@@ -9,7 +9,7 @@ from tfsound.beam.examples import make_examples
 from tfsound.reproduction import report, units
 from tfsound.reproduction.coincidence_tables import CoincidenceTables
 from tfsound.reproduction.encoders import Encoders
-from tfsound.reproduction.folds import thin_training_folds
+from tfsound.reproduction.folds import held_out_folds, thin_training_folds
 from tfsound.reproduction.measures import Measures
 from tfsound.reproduction.scales import SCALES, Scale
 from tfsound.reproduction.triplet_papers import PAPERS as TRIPLET_PAPERS
@@ -76,36 +76,44 @@ def reproduce(
       ValueError: an unknown paper, scale, table, fold or prior; ManifestError, JobError, TrainingError,
       EvaluationError: see the jobs it runs.
     """
-    if paper not in PAPERS:
-        raise ValueError(f"paper must be one of {sorted(PAPERS)}, got {paper!r}.")
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {sorted(SCALES)}, got {scale!r}.")
     if class_prior not in datasets.CLASS_PRIORS:
         raise ValueError(f"class_prior must be one of {sorted(datasets.CLASS_PRIORS)}, got {class_prior!r}.")
+    if table not in ("", *_table_numbers(paper)):
+        raise ValueError(f"table must be one of {list(_table_numbers(paper))}, got {table!r}.")
     settings = {
-        "paper": paper, "root": root, "dataset": dataset, "scale": scale, "folds": folds,
-        "class_prior": class_prior, "num_recordings": num_recordings, "seed": seed,
+        "paper": paper, "root": root, "dataset": dataset, "scale": scale, "class_prior": class_prior,
+        "num_recordings": num_recordings, "seed": seed,
     }  # fmt: skip
     resumption.take_up(output, settings, overwrite=overwrite, job="reproduce")
-    needs_images = paper == _COINCIDENCE
-    clips = _make_clips(
-        root, output, dataset, class_prior, num_recordings, seed, 1.0 if needs_images else 0.0
-    )
-    measures = Measures(clips, SCALES[scale], seed)
-    held_out = measures.folds.held_out(folds, SCALES[scale])
-    tables = _tables(paper, Encoders(clips, output, SCALES[scale], seed), measures, SCALES[scale], seed)
-    if table not in ("", *tables.numbers):
-        raise ValueError(f"table must be one of {list(tables.numbers)}, got {table!r}.")
+    rows = _rows(root, output, dataset, num_recordings, seed)
+    held_out = held_out_folds((row.fold for row in rows), folds, SCALES[scale])
+    clips = os.path.join(output, "clips")
+    if not os.path.exists(os.path.join(clips, examples.INFO_NAME)):
+        manifest = os.path.join(output, "manifest.csv")
+        datasets.write_manifest(manifest, thin_training_folds(rows, class_prior, seed=seed))
+        frames_per_second = 1.0 if paper == _COINCIDENCE else 0.0
+        make_examples(manifest, clips, frames_per_second=frames_per_second, overwrite=True)
+    measures = Measures(clips, output, SCALES[scale], seed)
     for fold in held_out:
         measures.require_scorable(fold)
+    tables = _tables(paper, Encoders(clips, output, SCALES[scale], seed), measures, SCALES[scale], seed)
     parts = list(tables.units(held_out))
     units.work_off([unit for unit in parts if table in ("", unit.table)], output)
     results = units.read_results(parts, output)
     text = report.write(
-        tables.title, tables.tables(results), tables.pictures(results), output, settings,
-        [_describe(results, held_out)],
+        tables.title, tables.tables(results), tables.pictures(results), output,
+        settings | {"folds": folds, "table": table}, [_describe(results, held_out)],
     )  # fmt: skip
     return Reproduction(text, output)
+
+
+def _table_numbers(paper: str) -> tuple[str, ...]:
+    """Raises: ValueError for an unknown paper."""
+    if paper not in PAPERS:
+        raise ValueError(f"paper must be one of {sorted(PAPERS)}, got {paper!r}.")
+    return CoincidenceTables.numbers if paper == _COINCIDENCE else TRIPLET_PAPERS[paper].numbers
 
 
 def _tables(
@@ -116,19 +124,8 @@ def _tables(
     return TripletTables(TRIPLET_PAPERS[paper], encoders, measures, scale)
 
 
-def _make_clips(
-    root: str,
-    output: str,
-    dataset: str,
-    class_prior: str,
-    num_recordings: int,
-    seed: int,
-    frames_per_second: float,
-) -> str:
-    """The clip examples of the data set; where rows have no fold, their split is one."""
-    clips, manifest = os.path.join(output, "clips"), os.path.join(output, "manifest.csv")
-    if os.path.exists(os.path.join(clips, examples.INFO_NAME)):
-        return clips
+def _rows(root: str, output: str, dataset: str, num_recordings: int, seed: int) -> list[datasets.ManifestRow]:
+    """The data set; where rows have no fold, their split is one."""
     if dataset not in datasets.ADAPTERS:
         raise ValueError(f"dataset must be one of {', '.join(sorted(datasets.ADAPTERS))}, got {dataset!r}.")
     options = {
@@ -136,21 +133,21 @@ def _make_clips(
         "digit_scenes": {"scenes_dir": os.path.join(output, "scenes"), "seed": seed},
     }
     result = datasets.ADAPTERS[dataset](root, **options.get(dataset, {}))
-    rows = [dataclasses.replace(row, fold=row.fold or row.split) for row in result.rows]
-    datasets.write_manifest(manifest, thin_training_folds(rows, class_prior, seed=seed))
-    make_examples(manifest, clips, frames_per_second=frames_per_second, overwrite=True)
-    return clips
+    return [dataclasses.replace(row, fold=row.fold or row.split) for row in result.rows]
 
 
 def _describe(results: Mapping[str, units.Results], folds: tuple[str, ...]) -> str:
-    """What the figures of retrieval are, where there are any."""
-    text = f"{len(folds)} held-out fold(s)."
-    retrieval = [kinds["retrieval"] for kinds in results.values() if "retrieval" in kinds]
-    if not retrieval:
+    """How long it took, and what the figures of retrieval are, where there are any."""
+    figures = [
+        fold for kinds in results.values() for rows in kinds.values() for of in rows.values() for fold in of
+    ]
+    hours = sum(fold.get(units.SECONDS, 0.0) for fold in figures) / 3600
+    text = f"{len(folds)} held-out fold(s), {hours:.1f} hours."
+    protocols = dict.fromkeys(fold["protocol"] for fold in figures if "protocol" in fold)
+    if not protocols:
         return text
-    figures = next(iter(retrieval[0].values()))
-    protocols = "; ".join(dict.fromkeys(fold["protocol"] for fold in figures))
+    chance = next(fold["chance"] for fold in figures if "protocol" in fold)
     return (
-        f"{text} Retrieval: {protocols}, chance {figures[0]['chance']:.3f}. The papers' figures are on "
+        f"{text} Retrieval: {'; '.join(protocols)}, chance {chance:.3f}. The papers' figures are on "
         "AudioSet, chance 0.33."
     )

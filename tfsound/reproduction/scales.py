@@ -67,6 +67,7 @@ SCALES = {
         # The paper's: 370, 3,700 and 37,000 of 3.7 million, of 1,000, 10,000 and a million clusters.
         budgets=(1e-4, 1e-3, 1e-2), random_budgets=(1e-4, 1e-3, 1e-2, 2e-2, 5e-2, 1e-1),
         clusters_per_label=2.7, num_classifier_steps=300_000,
-        classifier=evaluation.TrainingOptions(),
+        # An epoch is 20 million windows.
+        classifier=evaluation.TrainingOptions(max_epochs=20, batch_size=1024, patience=3),
     ),
 }  # fmt: skip
