@@ -57,7 +57,7 @@ def test_a_long_tail_is_learnt_from_and_everything_scored(tmp_path):
 
 def test_the_evaluation_split_is_not_thinned():
     rows = [
-        datasets.ManifestRow(f"{split}-{name}-{i}", f"{split}-{name}-{i}", "x.wav", labels=(name,), fold=split)
+        datasets.ManifestRow(f"{name}-{split}-{i}", f"{name}-{split}-{i}", "x", labels=(name,), fold=split)
         for split in ("train", "test") for name in "abcd" for i in range(8)
     ]  # fmt: skip
     thinned = thin_training_folds(rows, "longtail", seed=0)
