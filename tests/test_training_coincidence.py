@@ -117,7 +117,7 @@ def test_a_run_leaves_what_it_says(whole_run, pairs):
         "audio_audio": pairs[:1], "audio_image": pairs[1:], "num_audio_audio": NUM_PAIRS,
         "num_audio_image": NUM_PAIRS, "image_encoder": "tiny", "unit_norm": False,
         "audio_audio_weight": 0.1, "negatives": "all_pairs", "precision": "float32",
-        "learning_rate_decay": "cosine", "start_from": "",
+        "learning_rate_decay": "cosine", "patience_intervals": 0, "start_from": "",
     }  # fmt: skip
     info = json.loads(pathlib.Path(output, "encoder.json").read_text())
     assert info == {"config": config, "mel_params": tiny.PARAMS.to_dict()}

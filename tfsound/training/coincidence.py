@@ -55,6 +55,7 @@ def train_coincidence(
     negatives: str = "all_pairs",
     precision: str = "float32",
     steps_per_checkpoint: int = 100,
+    patience_intervals: int = 0,
     seed: int = 0,
     start_from: str = "",
     overwrite: bool = False,
@@ -80,6 +81,9 @@ def train_coincidence(
       negatives: `all_pairs` of a batch but those that coincide, or one at `random` for each.
       precision: `float32` or `bfloat16`.
       steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
+      patience_intervals: end before `num_steps` when the mean loss between checkpoints has not fallen
+        for so many of them in a row (by 1 % of what it had fallen until then); 0 never does. For
+        `--learning-rate-decay constant`: a cosine's rate would be cut off before it is low.
       seed: of initial weights, of the order of the data and of random negatives.
       start_from: a finished run on pairs whose weights to start from.
       overwrite: remove an earlier run in the output folder.
@@ -103,7 +107,7 @@ def train_coincidence(
         "batch_size": batch_size, "learning_rate": learning_rate,
         "learning_rate_decay": learning_rate_decay, "audio_audio_weight": audio_audio_weight,
         "negatives": negatives, "precision": precision, "steps_per_checkpoint": steps_per_checkpoint,
-        "seed": seed, "start_from": start_from,
+        "patience_intervals": patience_intervals, "seed": seed, "start_from": start_from,
     }  # fmt: skip
     runs.require_valid(config, {f"{name} pairs": count for name, count in num_pairs.items()})
     if batch_size < 2:
@@ -121,7 +125,7 @@ def train_coincidence(
     )  # fmt: skip
     runs.save_model(_without_optimizer(model), os.path.join(output, MODEL_NAME))
     runs.save_encoder(model.audio_encoder, mel_params, output, config)
-    return runs.TrainingRun(output, num_steps, final=runs.final_means(output))
+    return runs.finished_run(output)
 
 
 def load_coincidence_model(run: str) -> tuple[models.CoincidenceModel, mel.MelParams]:
