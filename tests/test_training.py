@@ -316,6 +316,15 @@ def named_sets(tmp_path_factory):
     ]
 
 
+def test_constraints_without_a_triplet_decide_nothing(named_sets, tmp_path):
+    parameters = {"constraints": ["noise:1", "translation:2"], "counts": [4, 0]}
+    records = [[tiny.make_triplet(number)[0] for number in range(20)]]
+    triplets = tiny.write_set(tmp_path / "set", examples.TRIPLETS, records, parameters=parameters)
+    training.train([triplets], str(tmp_path / "run"), **SETTINGS | {"num_steps": 2})
+    assert config_of(tmp_path / "run")["mining"] == "off"
+    assert config_of(tmp_path / "run")["constraints"] == ["noise:1"]
+
+
 def config_of(run):
     return json.loads(pathlib.Path(run, "config.json").read_text())
 

@@ -111,8 +111,8 @@ def learn(
         precision=precision, seed=seed,
     )  # fmt: skip
     curriculum.require_possible()
-    resumption.take_up(output, curriculum.settings(), overwrite=overwrite, job="learn")
-    return curriculum.run()
+    with resumption.taken_up(output, curriculum.settings(), overwrite=overwrite, job="learn"):
+        return curriculum.run()
 
 
 def _choose_phases(path: str, has_images: bool, num_clusters: int, num_steps: int) -> tuple[Phase, ...]:

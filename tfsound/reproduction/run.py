@@ -86,27 +86,27 @@ def reproduce(
         "paper": paper, "root": root, "dataset": dataset, "scale": scale, "class_prior": class_prior,
         "num_recordings": num_recordings, "seed": seed,
     }  # fmt: skip
-    resumption.take_up(output, settings, overwrite=overwrite, job="reproduce")
-    rows = _rows(root, output, dataset, num_recordings, seed)
-    held_out = held_out_folds((row.fold for row in rows), folds, SCALES[scale])
-    clips = os.path.join(output, "clips")
-    if not os.path.exists(os.path.join(clips, examples.INFO_NAME)):
-        manifest = os.path.join(output, "manifest.csv")
-        datasets.write_manifest(manifest, thin_training_folds(rows, class_prior, seed=seed))
-        frames_per_second = 1.0 if paper == _COINCIDENCE else 0.0
-        make_examples(manifest, clips, frames_per_second=frames_per_second, overwrite=True)
-    measures = Measures(clips, output, SCALES[scale], seed)
-    for fold in held_out:
-        measures.require_scorable(fold)
-    tables = _tables(paper, Encoders(clips, output, SCALES[scale], seed), measures, SCALES[scale], seed)
-    parts = list(tables.units(held_out))
-    units.work_off([unit for unit in parts if table in ("", unit.table)], output)
-    results = units.read_results(parts, output)
-    text = report.write(
-        tables.title, tables.tables(results), tables.pictures(results), output,
-        settings | {"folds": folds, "table": table}, [_describe(results, held_out)],
-    )  # fmt: skip
-    return Reproduction(text, output)
+    with resumption.taken_up(output, settings, overwrite=overwrite, job="reproduce"):
+        rows = _rows(root, output, dataset, num_recordings, seed)
+        held_out = held_out_folds((row.fold for row in rows), folds, SCALES[scale])
+        clips = os.path.join(output, "clips")
+        if not os.path.exists(os.path.join(clips, examples.INFO_NAME)):
+            manifest = os.path.join(output, "manifest.csv")
+            datasets.write_manifest(manifest, thin_training_folds(rows, class_prior, seed=seed))
+            frames_per_second = 1.0 if paper == _COINCIDENCE else 0.0
+            make_examples(manifest, clips, frames_per_second=frames_per_second, overwrite=True)
+        measures = Measures(clips, output, SCALES[scale], seed)
+        for fold in held_out:
+            measures.require_scorable(fold)
+        tables = _tables(paper, Encoders(clips, output, SCALES[scale], seed), measures, SCALES[scale], seed)
+        parts = list(tables.units(held_out))
+        units.work_off([unit for unit in parts if table in ("", unit.table)], output)
+        results = units.read_results(parts, output)
+        text = report.write(
+            tables.title, tables.tables(results), tables.pictures(results), output,
+            settings | {"folds": folds, "table": table}, [_describe(results, held_out)],
+        )  # fmt: skip
+        return Reproduction(text, output)
 
 
 def _table_numbers(paper: str) -> tuple[str, ...]:

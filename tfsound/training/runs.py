@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 
@@ -173,7 +172,7 @@ def _open_run(output: str, config: dict, overwrite: bool) -> None:
     """Makes the run's folder, or takes up one that was begun with the same configuration."""
     begun = _begun(output)
     if begun and overwrite:
-        shutil.rmtree(output)
+        resumption.clear(output)
     elif os.path.exists(os.path.join(output, ENCODER_INFO_NAME)):
         raise TrainingError(f"{output} is a finished run; pass --overwrite to train it anew.")
     elif begun:
@@ -269,20 +268,23 @@ def train_model(
       output: the run's folder.
 
     Raises:
-      TrainingError: the folder holds another run, or the loss is no longer a number.
+      TrainingError: the folder holds another run, or the loss is no longer a number;
+      resumption.InUseError: another process trains there.
     """
     keras.utils.set_random_seed(config["seed"])
     with strategy().scope():
         # Before the run's folder, so that settings which no model can be made of leave none.
         model = build_model()
+    with resumption.in_use(output):
         _open_run(output, config, overwrite)
-        checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
-        first_step = checkpoints.restore(model)
-    try:
-        _fit(model, checkpoints, first_step, make_data, config, output)
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-        require_undamaged()
-        raise
+        with strategy().scope():
+            checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
+            first_step = checkpoints.restore(model)
+        try:
+            _fit(model, checkpoints, first_step, make_data, config, output)
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+            require_undamaged()
+            raise
     return model
 
 

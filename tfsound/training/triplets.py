@@ -33,9 +33,14 @@ def decide_mining(mining: str, constraints: list[str]) -> str:
 
 
 def _constraints(triplets: list[str]) -> list[str]:
-    """The constraints that the sidecars of triplet sets name."""
-    infos = [examples.read_dataset_info(directory, kind=examples.TRIPLETS) for directory in triplets]
-    return sorted({text for info in infos for text in info.parameters.get("constraints", ())})
+    """The constraints that there are triplets of, as the sidecars of triplet sets name them."""
+    present = set()
+    for directory in triplets:
+        parameters = examples.read_dataset_info(directory, kind=examples.TRIPLETS).parameters
+        constraints = parameters.get("constraints", ())
+        counts = parameters.get("counts", [1] * len(constraints))
+        present |= {text for text, count in zip(constraints, counts, strict=True) if count}
+    return sorted(present)
 
 
 def train(
