@@ -16,6 +16,7 @@ BENCHMARKS = (
     "examples_job",
     "triplets_job",
     "triplet_reader",
+    "classifier_reader",
     "triplet_loss",
     "coincidence_loss",
     "long_file_memory",

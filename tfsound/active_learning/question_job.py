@@ -29,9 +29,10 @@ from tfsound.active_learning.question_set import (
     read_windows,
     write_questions,
 )
-from tfsound.active_learning.records import ActiveLearningError
 from tfsound.active_learning.selection import STRATEGIES, EarlierQuestion, make_questions
 from tfsound.active_learning.windows import CONTEXT_SECONDS, canonical_order, select, windows_of
+from tfsound.records import ActiveLearningError
+from tfsound.window_labels import window_starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,11 +190,6 @@ def embed_clips(
         clip_ids, recording_ids, starts, num_windows=len(clip_ids), window_seconds=mel_params.context_seconds
     )
     return np.concatenate(parts), windows
-
-
-def window_starts(clip_start_seconds: float, num_windows: int, context_seconds: float) -> list[float]:
-    """When the context windows of a clip start in its recording, to the millisecond: as labels name them."""
-    return [round(clip_start_seconds + number * context_seconds, 3) for number in range(num_windows)]
 
 
 def questions_from_embeddings(

@@ -1,5 +1,9 @@
-"""Losses, one pure function an equation: of `triplets` (Jansen et al. 2018), of `coincidence` (2020)."""
+"""Losses, one pure function an equation.
 
+Of `triplets` (Jansen et al. 2018), of `coincidence` and `classification` (2020).
+"""
+
+from tfsound.losses.classification import classification_loss, known_labels
 from tfsound.losses.coincidence import (
     all_pairs_coincidence_loss,
     all_pairs_logits,
@@ -22,7 +26,9 @@ __all__ = [
     "all_pairs_coincidence_loss",
     "all_pairs_logits",
     "allowed_negatives",
+    "classification_loss",
     "coincidence_loss",
+    "known_labels",
     "pairwise_accuracy",
     "random_negatives_coincidence_loss",
     "random_partners",
