@@ -36,7 +36,7 @@ def test_the_score_of_a_clip_is_the_mean_over_its_windows(clips, run):
     classifier, mel_params, class_names = training.load_classifier(run)
     score, *rest = evaluation.load_score(run)
     assert rest == [mel_params, class_names]
-    found = evaluation.score_clips(clips, score, mel_params, class_names, fold="2")
+    found = evaluation.score_clips(clips, score, mel_params, class_names, folds=("2",))
     assert len(found.clip_ids) == 15
     by_id = {clip.clip_id: clip for clip in map(make_clip, range(30))}
     for clip_id, scores, labels in zip(found.clip_ids, found.scores, found.labels, strict=True):

@@ -28,7 +28,7 @@ class ClipScores:
     """The scores of some clips, such as those of a fold.
 
     Attributes:
-      fold: "" for all clips together.
+      fold: its name, or several; "" for all clips together.
       clip_ids: (clips,).
       labels: bool, (clips, classes).
       scores: float32, (clips, classes), in [0, 1].
@@ -151,9 +151,14 @@ def load_score(model: str) -> tuple[Embed, mel.MelParams, tuple[str, ...]]:
 
 
 def score_clips(
-    clips: str, score: Embed, mel_params: mel.MelParams, class_names: tuple[str, ...], *, fold: str = ""
+    clips: str,
+    score: Embed,
+    mel_params: mel.MelParams,
+    class_names: tuple[str, ...],
+    *,
+    folds: tuple[str, ...] = (),
 ) -> ClipScores:
-    """Scores the labelled clips of a fold, or all for "". Of clips without a label nothing is known.
+    """Scores the labelled clips of some folds together, or all. Of clips without a label nothing is known.
 
     Args:
       clips: the folder of clip examples.
@@ -165,7 +170,8 @@ def score_clips(
       than a window, or has a class of other names; no clip is labelled, or all alike.
     """
     where = f"{clips}{f', fold {fold}' if fold else ''}"
-    chosen = examples.iter_clips(clips, folds=(fold,) if fold else ())
+    fold = " + ".join(folds)
+    chosen = examples.iter_clips(clips, folds=folds)
     labelled = (clip for clip in chosen if clip.labels)
     first = next(labelled, None)
     if first is None:
@@ -214,7 +220,10 @@ def evaluate_classifier(
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     mel_params.require_equal(info.mel_params, clips)
     evaluation = ClassifierEvaluation(
-        tuple(score_clips(clips, score, mel_params, class_names, fold=fold) for fold in folds or ("",)),
+        tuple(
+            score_clips(clips, score, mel_params, class_names, folds=(fold,) if fold else ())
+            for fold in folds or ("",)
+        ),
         class_names,
     )
     if output:

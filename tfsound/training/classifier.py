@@ -38,6 +38,7 @@ def train_classifier(
     learning_rate_decay: str = "cosine",
     precision: str = "float32",
     steps_per_checkpoint: int = 100,
+    patience_intervals: int = 0,
     seed: int = 0,
     overwrite: bool = False,
 ) -> runs.TrainingRun:
@@ -70,6 +71,9 @@ def train_classifier(
       learning_rate_decay: `cosine` to 0 over all steps, or `constant`.
       precision: `float32` or `bfloat16`.
       steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
+      patience_intervals: end before `num_steps` when the mean loss between checkpoints has not fallen
+        for so many of them in a row (by 1 % of what it had fallen until then); 0 never does. For
+        `--learning-rate-decay constant`: a cosine's rate would be cut off before it is low.
       seed: of initial weights and of the order of the data.
       overwrite: remove an earlier run in the output folder.
 
@@ -92,7 +96,8 @@ def train_classifier(
         "multi_label": multi_label, "hard": hard, "class_balance": class_balance, "num_steps": num_steps,
         "batch_size": batch_size, "learning_rate": learning_rate,
         "learning_rate_decay": learning_rate_decay, "precision": precision,
-        "steps_per_checkpoint": steps_per_checkpoint, "seed": seed,
+        "steps_per_checkpoint": steps_per_checkpoint,
+        "patience_intervals": patience_intervals, "seed": seed,
     }  # fmt: skip
     _require_valid(config)
     windows = examples.index_labelled_windows(clips, window_labels, folds=folds, exclude_folds=exclude_folds)
@@ -114,7 +119,7 @@ def train_classifier(
     runs.save_model(kept, os.path.join(output, CLASSIFIER_NAME))
     kept.audio_encoder.trainable = True  # whoever loads the encoder alone has frozen nothing
     runs.save_encoder(kept.audio_encoder, windows.mel_params, output, config)
-    return runs.TrainingRun(output, num_steps, final=runs.final_means(output))
+    return runs.finished_run(output)
 
 
 def load_classifier(run: str) -> tuple[models.ClassifierModel, mel.MelParams, tuple[str, ...]]:
