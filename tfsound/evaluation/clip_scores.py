@@ -169,8 +169,8 @@ def score_clips(
       DatasetError: the clips are missing or damaged, or have no such fold; EvaluationError: a clip is shorter
       than a window, or has a class of other names; no clip is labelled, or all alike.
     """
-    where = f"{clips}{f', fold {fold}' if fold else ''}"
     fold = " + ".join(folds)
+    where = f"{clips}{f', fold {fold}' if fold else ''}"
     chosen = examples.iter_clips(clips, folds=folds)
     labelled = (clip for clip in chosen if clip.labels)
     first = next(labelled, None)
