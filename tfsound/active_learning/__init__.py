@@ -6,6 +6,7 @@ came from. Everything here runs without TensorFlow but the job `questions`, whic
 Source: Jansen et al. 2020, sections 3.3 and 4.2.
 """
 
+from tfsound.active_learning.annotated import AnnotatedWindows, annotated_windows
 from tfsound.active_learning.answer_job import LabelSummary, answers
 from tfsound.active_learning.answer_log import (
     LABELS,
@@ -73,6 +74,7 @@ __all__ = [
     "UNSURE",
     "WITHDRAWN",
     "ActiveLearningError",
+    "AnnotatedWindows",
     "Answer",
     "AnswerLog",
     "Assign",
@@ -90,6 +92,7 @@ __all__ = [
     "WindowClusters",
     "WindowLabel",
     "ancestors",
+    "annotated_windows",
     "answers",
     "audioset_classes",
     "clustering_of",

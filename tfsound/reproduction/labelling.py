@@ -8,14 +8,11 @@ Source: Jansen et al. 2020, sections 3.3 and 4.2.
 import dataclasses
 import functools
 
-import numpy as np
-
 from tfsound import active_learning, evaluation, examples, training
 from tfsound.reproduction.coincidence_paper import clustered, unsupervised
 from tfsound.reproduction.encoders import Encoders
 from tfsound.reproduction.measures import Measures
 from tfsound.reproduction.scales import Scale
-from tfsound.window_labels import WindowLabels
 
 NUM_CLUSTERS, NUM_ACTIVE, V_MEASURE = "K", "active clusters", "V-measure"
 NUM_LABELS, NUM_LABELLED = "labels", "windows with labels"
@@ -30,21 +27,27 @@ class Strategy:
       name: of its rows.
       asks: `all`, windows at `random`, one of each cluster of the cluster `head`, or of `k-means`.
       is_from_scratch: whether the classifier starts anew; else from what was learned without labels.
+      pools_clips: whether an answer is for all windows of its clip, and clusters are of clips.
     """
 
     name: str
     asks: str
     is_from_scratch: bool = False
+    pools_clips: bool = False
 
 
-# Table 3 has the first three; the others tell what the start, and what the clusters are worth.
+_CLUSTER_HEAD = Strategy("Cluster head", "head")
+# Table 3 has the first three; the others tell what the start is worth, and what the clusters are.
 STRATEGIES = (
     Strategy("Complete, from scratch (topline)", "all", is_from_scratch=True),
     Strategy("Random, from scratch", "random", is_from_scratch=True),
-    Strategy("Cluster head", "head"),
+    _CLUSTER_HEAD,
     Strategy("Complete, from the unsupervised start", "all"),
     Strategy("Random, from the unsupervised start", "random"),
     Strategy("k-means", "k-means"),
+    Strategy("Random clips, from the unsupervised start", "random", pools_clips=True),
+    Strategy("Cluster head, of clips", "head", pools_clips=True),
+    Strategy("k-means, of clips", "k-means", pools_clips=True),
 )
 
 
@@ -57,7 +60,7 @@ class Labelling:
         self._scale = scale
         self._seed = seed
         self._start = unsupervised(has_images=measures.has_images)
-        self._windows = functools.lru_cache(maxsize=2)(self._embed_windows)
+        self._windows = functools.lru_cache(maxsize=2)(self._annotated)
 
     def num_clusters(self, share: float, fold: str) -> int:
         """K for a budget that is a share of the windows."""
@@ -67,7 +70,7 @@ class Labelling:
 
     def clusters(self, share: float, fold: str) -> dict:
         """A row of table 2: the clusters of the cluster head, and the labels that are spread over them."""
-        simulation = self._simulate("head", share, fold)
+        simulation = self._simulate(_CLUSTER_HEAD, share, fold)
         return {
             NUM_CLUSTERS: self.num_clusters(share, fold),
             NUM_ACTIVE: simulation.clustering.num_active,
@@ -79,7 +82,7 @@ class Labelling:
 
     def classification(self, strategy: Strategy, share: float, fold: str) -> dict:
         """A row of table 3: how good the classifier of a budget is."""
-        simulation = None if strategy.asks == "all" else self._simulate(strategy.asks, share, fold)
+        simulation = None if strategy.asks == "all" else self._simulate(strategy, share, fold)
         start = "" if strategy.is_from_scratch else self._run(strategy.asks, share, fold)
         name = f"{strategy.name}, {share:.1%}"
         if simulation is None:
@@ -88,7 +91,8 @@ class Labelling:
             return {NUM_LABELS: num_windows, NUM_LABELLED: num_windows} | self._measures.clip_scores(
                 run, fold
             )
-        labels = self._window_labels(simulation, self._run(strategy.asks, share, fold), fold)
+        windows = self._windows(self._run(strategy.asks, share, fold), fold)
+        labels = windows.training_labels(simulation)
         figures = {
             NUM_LABELS: len(simulation.asked),
             NUM_LABELLED: int(simulation.known.sum()),
@@ -107,43 +111,19 @@ class Labelling:
             recipe = clustered(recipe, self.num_clusters(share, fold))
         return self._encoders.of_pairs(recipe, fold)
 
-    def _simulate(self, asks: str, share: float, fold: str) -> active_learning.Simulation:
-        run = self._run(asks, share, fold)
-        embeddings, truth, windows = self._windows(run, fold)
-        num_questions = max(1, round(share * len(truth)))
-        if asks == "random":
-            return active_learning.label_at_random(
-                truth, self._measures.class_names, num_questions=num_questions, seed=self._seed
-            )
-        clip_ids, recording_ids, starts = windows
-        return active_learning.simulate(
-            embeddings, truth, self._measures.class_names, num_questions=num_questions,
-            num_clusters=self.num_clusters(share, fold), clip_ids=clip_ids, recording_ids=recording_ids,
-            start_seconds=starts, seed=self._seed,
-            assign=training.load_cluster_head(run).assign if asks == "head" else None,
+    def _simulate(self, strategy: Strategy, share: float, fold: str) -> active_learning.Simulation:
+        run = self._run(strategy.asks, share, fold)
+        windows = self._windows(run, fold)
+        num_questions = max(1, round(share * len(windows)))
+        if strategy.asks == "random":
+            return windows.ask_at_random(num_questions, over_clips=strategy.pools_clips, seed=self._seed)
+        return (windows.pooled() if strategy.pools_clips else windows).ask_of_clusters(
+            num_questions, num_clusters=self.num_clusters(share, fold), seed=self._seed,
+            assign=training.load_cluster_head(run).assign if strategy.asks == "head" else None,
         )  # fmt: skip
 
-    def _embed_windows(self, run: str, fold: str) -> tuple[np.ndarray, np.ndarray, tuple]:
-        """Of the windows to learn from: embeddings, true labels (windows, classes), and which they are."""
+    def _annotated(self, run: str, fold: str) -> active_learning.AnnotatedWindows:
+        """The windows to learn from, as a run embeds them."""
         embed, mel_params = evaluation.load_embed(run)
-        clips = list(examples.iter_clips(self._measures.clips, folds=self._measures.folds.of_training(fold)))
-        embeddings, windows = active_learning.embed_clips(clips, embed, mel_params)
-        truth, _ = evaluation.label_matrix([clip.labels for clip in clips], self._measures.class_names)
-        row_of_clip = {clip.clip_id: row for row, clip in enumerate(clips)}
-        clip_ids = [windows.clip_ids[index] for index in windows.clip_index]
-        recording_ids = [windows.recording_ids[index] for index in windows.clip_index]
-        rows = [row_of_clip[clip_id] for clip_id in clip_ids]
-        return embeddings, truth[rows], (clip_ids, recording_ids, windows.start_seconds)
-
-    def _window_labels(self, simulation: active_learning.Simulation, run: str, fold: str) -> WindowLabels:
-        _, _, (clip_ids, _, starts) = self._windows(run, fold)
-        known = np.flatnonzero(simulation.known)
-        row_labels, row = np.unique(simulation.labels[known], axis=0, return_inverse=True)
-        return WindowLabels(
-            clip_ids=tuple(clip_ids[window] for window in known),
-            start_seconds=np.asarray(starts)[known],
-            row=row.astype(np.int32),
-            row_labels=row_labels,
-            row_is_known=np.ones(len(row_labels), bool),
-            class_names=tuple(self._measures.class_names),
-        )
+        clips = examples.iter_clips(self._measures.clips, folds=self._measures.folds.of_training(fold))
+        return active_learning.annotated_windows(clips, embed, mel_params, self._measures.class_names)
