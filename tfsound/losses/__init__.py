@@ -1,5 +1,9 @@
-"""Losses, one pure function an equation: of `triplets` (Jansen et al. 2018), of `coincidence` (2020)."""
+"""Losses, one pure function an equation.
 
+`triplets`: Jansen et al. 2018; `coincidence` and `clusters`: Jansen et al. 2020.
+"""
+
+from tfsound.losses.clusters import cluster_entropy_loss
 from tfsound.losses.coincidence import (
     all_pairs_coincidence_loss,
     all_pairs_logits,
@@ -22,6 +26,7 @@ __all__ = [
     "all_pairs_coincidence_loss",
     "all_pairs_logits",
     "allowed_negatives",
+    "cluster_entropy_loss",
     "coincidence_loss",
     "pairwise_accuracy",
     "random_negatives_coincidence_loss",

@@ -15,6 +15,7 @@ from tfsound.training.coincidence import (
     AV_CORRESPONDENCE,
     MODEL_NAME,
     CoincidenceRecipe,
+    load_cluster_head,
     load_coincidence_model,
     train_coincidence,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "TrainingRun",
     "decide_mining",
     "learning_rate_schedule",
+    "load_cluster_head",
     "load_coincidence_model",
     "load_encoder",
     "progress_seconds",
