@@ -96,6 +96,19 @@ def interrupt_at(patch, step):
     patch.setattr(training.runs._Progress, "on_train_batch_end", interrupting)
 
 
+def kept_at_compilation(monkeypatch):
+    """{name of a part: its weights} of the next model, when all that a start takes over was taken over."""
+    kept = {}
+    original = training.coincidence.runs.compile_model
+
+    def compiling(model, config):
+        kept.update({name: part.get_weights() for name, part in model.parts.items()})
+        original(model, config)
+
+    monkeypatch.setattr(training.coincidence.runs, "compile_model", compiling)
+    return kept
+
+
 def require_same_end(run, whole):
     models_of_both = [training.load_coincidence_model(path)[0] for path in (run, whole)]
     for found, expected in zip(*[model.get_weights() for model in models_of_both], strict=True):
@@ -116,8 +129,9 @@ def test_a_run_leaves_what_it_says(whole_run, pairs):
     assert config == SETTINGS | {
         "audio_audio": pairs[:1], "audio_image": pairs[1:], "num_audio_audio": NUM_PAIRS,
         "num_audio_image": NUM_PAIRS, "image_encoder": "tiny", "unit_norm": False,
-        "audio_audio_weight": 0.1, "negatives": "all_pairs", "precision": "float32",
-        "learning_rate_decay": "cosine", "patience_intervals": 0, "start_from": "",
+        "audio_audio_weight": 0.1, "num_clusters": 0, "cluster_weight": 0.1, "diversity_weight": 1.1,
+        "negatives": "all_pairs", "precision": "float32", "learning_rate_decay": "cosine",
+        "patience_intervals": 0, "start_from": "",
     }  # fmt: skip
     info = json.loads(pathlib.Path(output, "encoder.json").read_text())
     assert info == {"config": config, "mel_params": tiny.PARAMS.to_dict()}
@@ -229,14 +243,7 @@ def test_the_correspondence_baseline_is_row_d_of_table_1(pairs, tmp_path):
 
 def test_a_run_starts_from_the_weights_of_another(pairs, image_run, tmp_path, monkeypatch):
     started_from, _ = image_run
-    kept = {}
-    original = training.coincidence.runs.compile_model
-
-    def compiling(model, config):
-        kept.update({name: part.get_weights() for name, part in model.parts.items()})
-        original(model, config)
-
-    monkeypatch.setattr(training.coincidence.runs, "compile_model", compiling)
+    kept = kept_at_compilation(monkeypatch)
     output = str(tmp_path / "run")
     training.train_coincidence(
         output, audio_audio=pairs[:1], audio_image=pairs[1:], start_from=started_from, **SETTINGS
@@ -289,15 +296,20 @@ def test_a_start_with_another_front_end_is_refused(image_run, tmp_path):
 
 def test_what_is_no_finished_run_on_pairs_is_no_start(pairs, tmp_path):
     triplets = tiny.write_triplets(tmp_path / "triplets", range(8))
-    run = str(tmp_path / "triplet_run")
-    training.train([triplets], run, **(SETTINGS | {"num_steps": 1}))
+    run = tmp_path / "unknown_run"
+    training.train([triplets], str(run), **(SETTINGS | {"num_steps": 1}))
+    info = json.loads((run / "encoder.json").read_text())
+    del info["config"]["triplets"]
+    (run / "encoder.json").write_text(json.dumps(info))
     with pytest.raises(training.TrainingError, match=r"holds no model\.keras: it was not trained on pairs"):
-        training.train_coincidence(str(tmp_path / "run"), audio_audio=pairs[:1], start_from=run, **SETTINGS)
+        training.train_coincidence(
+            str(tmp_path / "run"), audio_audio=pairs[:1], start_from=str(run), **SETTINGS
+        )
     with pytest.raises(training.TrainingError, match="it does not exist"):
         training.train_coincidence(
             str(tmp_path / "run"), audio_audio=pairs[:1], start_from="nowhere", **SETTINGS
         )
-    assert sorted(os.listdir(tmp_path)) == ["triplet_run", "triplets"]
+    assert sorted(os.listdir(tmp_path)) == ["triplets", "unknown_run"]
 
 
 # What goes wrong.
@@ -311,6 +323,9 @@ def test_what_is_no_finished_run_on_pairs_is_no_start(pairs, tmp_path):
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"learning_rate": -1.0}, r"learning_rate must be positive and finite, got -1\.0"),
         ({"audio_audio_weight": 2.0}, r"audio_audio_weight must be in \[0, 1\], got 2\.0"),
+        ({"num_clusters": 1}, "num_clusters must be 0, for none, or at least 2, got 1"),
+        ({"num_clusters": 5, "cluster_weight": 2.0}, r"cluster_weight must be in \[0, 1\], got 2\.0"),
+        ({"num_clusters": 5, "diversity_weight": -1.0}, r"diversity_weight must be finite and at least 0"),
         ({"negatives": "none"}, "negatives must be one of .*, got 'none'"),
         ({"encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),
         ({"image_encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),

@@ -1,9 +1,10 @@
 """Losses, one pure function an equation.
 
-Of `triplets` (Jansen et al. 2018), of `coincidence` and `classification` (2020).
+`triplets`: Jansen et al. 2018; `coincidence`, `clusters` and `classification`: Jansen et al. 2020.
 """
 
 from tfsound.losses.classification import classification_loss, known_labels
+from tfsound.losses.clusters import cluster_entropy_loss
 from tfsound.losses.coincidence import (
     all_pairs_coincidence_loss,
     all_pairs_logits,
@@ -27,6 +28,7 @@ __all__ = [
     "all_pairs_logits",
     "allowed_negatives",
     "classification_loss",
+    "cluster_entropy_loss",
     "coincidence_loss",
     "known_labels",
     "pairwise_accuracy",

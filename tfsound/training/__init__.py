@@ -17,6 +17,7 @@ from tfsound.training.coincidence import (
     AV_CORRESPONDENCE,
     MODEL_NAME,
     CoincidenceRecipe,
+    load_cluster_head,
     load_coincidence_model,
     train_coincidence,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "has_converged",
     "learning_rate_schedule",
     "load_classifier",
+    "load_cluster_head",
     "load_coincidence_model",
     "load_encoder",
     "progress_seconds",
