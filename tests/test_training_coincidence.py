@@ -216,6 +216,10 @@ def test_sound_alone_makes_a_model_without_images(pairs, tmp_path):
     output = str(tmp_path / "run")
     training.train_coincidence(output, audio_audio=pairs[:1], precision="bfloat16", **SETTINGS)
     assert (config_of(output)["image_encoder"], config_of(output)["audio_image"]) == ("", [])
+    with pytest.raises(ValueError, match="image_encoder 'vgg' was given, and no pairs of sound and image"):
+        training.train_coincidence(
+            str(tmp_path / "other"), audio_audio=pairs[:1], image_encoder="vgg", **SETTINGS
+        )
     model, _ = training.load_coincidence_model(output)
     assert set(model.parts) == {"audio_encoder", "audio_audio_head"}
     assert model.audio_audio_head.compute_dtype == "bfloat16"
@@ -258,16 +262,20 @@ def test_a_run_starts_from_the_weights_of_another(pairs, image_run, tmp_path, mo
     assert training.read_log(f"{output}/log.csv")[0]["audio_image_loss"] < fresh
 
 
-def test_a_resumed_run_does_not_start_over(pairs, image_run, tmp_path):
+def test_a_resumed_run_does_not_start_over_and_needs_no_start(pairs, image_run, tmp_path):
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
-    settings = SETTINGS | {"start_from": image_run[0]}
+    started_from = shutil.copytree(image_run[0], tmp_path / "start")
+    settings = SETTINGS | {"start_from": str(started_from)}
     training.train_coincidence(whole, audio_audio=pairs[:1], **settings)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
+    shutil.rmtree(started_from)
     training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
     require_same_end(resumed, whole)
+    with pytest.raises(training.TrainingError, match="start holds no trained encoder"):
+        training.train_coincidence(resumed, audio_audio=pairs[:1], overwrite=True, **settings)
 
 
 @pytest.mark.parametrize(

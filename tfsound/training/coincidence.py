@@ -129,8 +129,14 @@ def train_coincidence(
             f"num_clusters {num_clusters} exceeds the {num_sounds} sounds of the pairs; lower it, or sample "
             "more pairs."
         )
+    if image_encoder and not audio_image:
+        raise ValueError(
+            f"image_encoder {image_encoder!r} was given, and no pairs of sound and image; name some with "
+            "audio_image, or leave it out."
+        )
+    is_resumed = not overwrite and runs.has_checkpoint(output)
     model = runs.train_model(
-        lambda: _compiled_model(config, mel_params),
+        lambda: _compiled_model(config, mel_params, is_resumed=is_resumed),
         lambda first_batch: examples.coincidence_dataset(
             audio_audio, audio_image, batch_size=batch_size, mel_params=mel_params, seed=seed,
             first_batch=first_batch,
@@ -185,7 +191,7 @@ def _require_undamaged(directories: dict[str, list[str]]) -> None:
             examples.require_undamaged(path, examples.read_dataset_info(path, kind=examples.PAIRS))
 
 
-def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.CoincidenceModel:
+def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool) -> models.CoincidenceModel:
     def build(name: str, input_shape: tuple[int, ...]) -> keras.Model:
         return networks.build_encoder(
             name, input_shape=input_shape, embedding_dim=config["embedding_dim"],
@@ -204,7 +210,8 @@ def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.Coinciden
         head_dtype=runs.PRECISIONS[config["precision"]],
         seed=config["seed"],
     )
-    if config["start_from"]:
+    # A checkpoint holds all weights, so that a run goes on when the one that it started from is gone.
+    if config["start_from"] and not is_resumed:
         _start_from(model, config, mel_params)
     runs.compile_model(model, config)
     return model

@@ -199,6 +199,12 @@ def _begun(output: str) -> dict:
     return config if isinstance(config, dict) and "steps_per_checkpoint" in config else {}
 
 
+def has_checkpoint(output: str) -> bool:
+    """Whether a run was begun that can go on from a checkpoint."""
+    folder = os.path.join(output, _CHECKPOINTS)
+    return bool(_begun(output)) and os.path.isdir(folder) and bool(Checkpoints(folder).steps())
+
+
 def learning_rate_schedule(learning_rate: float, num_steps: int, decay: str):
     """A constant rate, or a half cosine from it to 0 over `num_steps`. Raises: ValueError otherwise."""
     if decay == "constant":
