@@ -18,6 +18,7 @@ BENCHMARKS = (
     "triplet_reader",
     "triplet_loss",
     "coincidence_loss",
+    "cluster_loss",
     "long_file_memory",
     "evaluation_scale",
 )
