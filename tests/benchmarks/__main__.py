@@ -19,6 +19,7 @@ BENCHMARKS = (
     "classifier_reader",
     "triplet_loss",
     "coincidence_loss",
+    "cluster_loss",
     "long_file_memory",
     "evaluation_scale",
 )

@@ -110,8 +110,9 @@ def main() -> None:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             seconds, update, peak, loss, norm = results[method] = [*map(float, done.stdout.split())]
             if method == "direct":
-                # Else nothing is compared.
-                np.testing.assert_allclose((loss, norm), results["tfsound"][3:], rtol=1e-4)
+                # Else nothing is compared. Against float64, with a million clusters, a number of the direct
+                # form's gradient is off by up to 3e-4 of the largest, of tfsound's by 4e-5.
+                np.testing.assert_allclose((loss, norm), results["tfsound"][3:], rtol=1e-3)
             rows.append([
                 f"{size:,}", method, f"{1e3 * seconds:.1f} ms", "", f"{1e3 * update:.1f} ms",
                 f"{peak:.0f} MB", f"{4 * DIM * 4 * size / 2**20:.0f} MB",

@@ -55,7 +55,7 @@ def cluster_entropy_loss(
       embeddings: float, (batch, embedding_dim), of any length.
       kernel: float, (clusters, embedding_dim), a row a cluster, of any length.
       logit_scale: the logit of two equal directions.
-      diversity_weight: gamma; above 1, because at 1 one cluster for all is as good as any (section 3.2).
+      diversity_weight: gamma; above 1, for at 1 trivial solutions are as good as others (section 3.2).
       mean_over_replicas: of a (clusters,) tensor; without it the batch is that of one device. The mean of the
         loss over replicas with as many rows each is the loss of the global batch.
       block_size: clusters of a block at most; by default as many as suit the device.

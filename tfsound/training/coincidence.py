@@ -83,7 +83,7 @@ def train_coincidence(
       audio_audio_weight: what the loss of two windows counts beside that of window and image, in [0, 1].
       num_clusters: how many categories of sounds to learn as well; 0 for none. The paper has up to a million.
       cluster_weight: what the loss of clusters counts beside that of pairs, in [0, 1].
-      diversity_weight: above 1, the more the more clusters are in use.
+      diversity_weight: the higher, the more clusters are in use; above 1, for at 1 they may collapse.
       negatives: `all_pairs` of a batch but those that coincide, or one at `random` for each.
       precision: `float32` or `bfloat16`.
       steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
