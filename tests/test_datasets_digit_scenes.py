@@ -186,13 +186,14 @@ def test_what_is_there_is_kept_and_what_is_missing_is_added(fsdd, tmp_path):
     assert len(result.rows) == 7
     assert os.stat(kept).st_mtime_ns == modified
     with pytest.raises(
-        ManifestError, match=r"digit_scenes\.json: found \{.*'seed': 0.*asked for \{.*'seed': 1"
+        ManifestError,
+        match="holds digit_scenes recordings of other parameters: seed was 0, and is now 1; ask",
     ):
         scenes(fsdd, tmp_path, seed=1, **few)
     (tmp_path / "mine" / "train").mkdir(parents=True)
     (tmp_path / "mine" / "train" / "holiday.mkv").write_text("mine")
     with pytest.raises(
-        ManifestError, match="found recordings that are not digit_scenes; choose another root"
+        ManifestError, match="holds recordings that are not digit_scenes; name another folder"
     ):
         scenes(fsdd, tmp_path / "mine", **few)
     assert os.listdir(tmp_path / "mine" / "train") == ["holiday.mkv"]
