@@ -23,7 +23,7 @@ _MAX_ENERGY = 65504.0
 
 
 class ImpossibleError(ValueError):
-    """What was asked for, triplets or pairs, the clips cannot give; the message says why and what they can."""
+    """What was asked for the clips cannot give; the message says why, and what they can."""
 
 
 @dataclasses.dataclass(frozen=True)
