@@ -7,6 +7,7 @@ from test_beam_triplets import JOINT, clips, records_of, sample
 
 from tfsound import drawing
 from tfsound.beam import drawn_sets, window_index
+from tfsound.beam import triplets as job
 
 __all__ = ["clips"]  # a fixture
 
@@ -66,6 +67,12 @@ def test_buckets_are_loaded_seldom_however_many_there_are(clips, tmp_path, monke
     assert drawn_sets.examples_per_block(16) == 1024
     assert set(loaded.values()) == {4}  # two blocks, two passes
     assert len(loaded) > 8
+
+
+def test_a_set_may_lie_on_a_file_system_of_its_own(clips, tmp_path):
+    sample(clips, tmp_path / "plain")
+    job.sample_triplets(str(clips), f"file://{tmp_path}/set", constraints=("proximity:2",), count=300)
+    assert records_of(tmp_path / "set") == records_of(tmp_path / "plain")
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_a_long_tail_is_of_the_scenes_to_learn_from_alone(fsdd, tmp_path):
     assert more.rows[:30] == tail.rows[:30]
     assert contents(tmp_path / "tail").items() >= tail_files.items()
     for other in ({"zipf_exponent": 2.0, "class_prior": "longtail"}, {}):
-        with pytest.raises(ManifestError, match=r"digit_scenes\.json: found .*'zipf_exponent': 1\.5"):
+        with pytest.raises(ManifestError, match=r"zipf_exponent was 1\.5"):
             scenes(fsdd, tmp_path / "tail", **few | other)
 
 

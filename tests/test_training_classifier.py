@@ -65,7 +65,7 @@ def test_a_run_leaves_what_it_says(whole_run, clips):
         "clips": clips, "labels": "", "folds": [], "exclude_folds": [], "start_from": "", "freeze": False,
         "unit_norm": False, "multi_label": True, "hard": False, "class_balance": "natural",
         "learning_rate_decay": "cosine", "precision": "float32", "class_names": list(NAMES),
-        "num_windows": 90,
+        "num_windows": 90, "patience_intervals": 0,
     }  # fmt: skip
     assert [row["step"] for row in training.read_log(f"{output}/log.csv")] == [3, 5]
     assert str(summary).startswith(f"trained {output}: 5 steps, loss ")

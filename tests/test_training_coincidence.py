@@ -155,7 +155,7 @@ def test_the_model_of_a_run_holds_its_encoder_and_no_optimizer(whole_run):
     windows = np.random.default_rng(0).normal(size=(3, *tiny.WINDOW)).astype(np.float32)
     np.testing.assert_array_equal(model(windows), encoder(windows))
     checkpoint = sorted(pathlib.Path(output, "checkpoints").iterdir())[-1]
-    trained = training.coincidence._compiled_model(config_of(output), tiny.PARAMS)
+    trained = training.coincidence._compiled_model(config_of(output), tiny.PARAMS, is_resumed=False)
     trained.load_weights(checkpoint / "model.weights.h5")
     for name, part in trained.parts.items():
         for one, other in zip(part.get_weights(), model.parts[name].get_weights(), strict=True):

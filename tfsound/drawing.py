@@ -23,7 +23,7 @@ _MAX_ENERGY = 65504.0
 
 
 class ImpossibleError(ValueError):
-    """What was asked for the clips cannot give; the message says why, and what they can."""
+    """The clips cannot give the triplets or pairs that were asked for; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
