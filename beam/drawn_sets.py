@@ -1,13 +1,18 @@
 """What the jobs `triplets` and `pairs` share: clip examples -> a set of examples, each decided by its number.
 
-One task writes one shard of numbers, finding windows and frames through the index of `window_index` and
-reading them where they lie. So counts are exact, the same bytes come from any runner and any number of
-workers, memory does not grow with the count, no class or recording is a hot key, and nothing but the index
-is shuffled.
+One task writes the shards of a range of numbers, finding windows and frames through the index of
+`window_index` and reading them where they lie. So counts are exact, the same bytes come from any runner and
+any number of workers, memory does not grow with the count, no class or recording is a hot key, and nothing
+but the index is shuffled.
+
+Examples are random, so those of one block lie in nearly all buckets of the index, and each of these is
+loaded once or twice for them. A block therefore grows with the number of buckets, over as many shards as it
+takes, and loading costs each example the same however many clips there are, until memory sets the bound.
 """
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -19,6 +24,9 @@ from tfsound.beam import output as job_output
 from tfsound.beam import running, window_index
 
 EXAMPLES_PER_SHARD = 2048
+# A bucket is loaded in 0.1 to 2 ms, an example drawn and written in 0.2 ms.
+_EXAMPLES_PER_BUCKET = 64
+_MAX_EXAMPLES_PER_BLOCK = 1 << 16  # 1.8 kB each while they are drawn
 
 
 class DrawnSet(Protocol):
@@ -33,6 +41,9 @@ class DrawnSet(Protocol):
 
     def require_possible(self, totals: windows.Totals, where: str) -> None:
         """Raises: ImpossibleError when the clips of `where` cannot give what the plan asks for."""
+
+    def failures(self, totals: windows.Totals) -> list[dict]:
+        """What of the clips is in no example, and why: the lines of `failures.jsonl`, a bounded number."""
 
     def records(
         self,
@@ -55,10 +66,14 @@ class Settings:
     clip_paths: tuple[str, ...]
     drawn_set: DrawnSet
     num_shards: int
+    num_tasks: int
+
+    def shard_slots(self, number: int) -> range:
+        return part(range(self.drawn_set.plan.count), number, self.num_shards)
 
 
-class _WriteShard(beam.DoFn):
-    """(shard number) -> the shard and its summary, on disk."""
+class _WriteShards(beam.DoFn):
+    """(task number) -> its shards and their summaries, on disk."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
@@ -71,39 +86,65 @@ class _WriteShard(beam.DoFn):
         )
         self._reader = window_index.WindowReader(settings.clip_paths, settings.drawn_set.mel_params)
 
-    def process(self, number: int):
-        settings, drawn_set = self._settings, self._settings.drawn_set
-        name = f"{drawn_set.kind}-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
+    def process(self, task: int):
+        settings = self._settings
+        shards = part(range(settings.num_shards), task, settings.num_tasks)
+        records = self._records(
+            range(settings.shard_slots(shards[0]).start, settings.shard_slots(shards[-1]).stop)
+        )
+        for number in shards:
+            self._write_shard(number, records)
+
+    def _records(self, slots: range) -> Iterator[bytes]:
+        """The examples of the slots, in order, drawn a block at a time."""
+        num_blocks = -(-len(slots) // examples_per_block(self._totals.num_buckets))
+        for number in range(num_blocks):
+            yield from self._settings.drawn_set.records(
+                part(slots, number, num_blocks), self._totals, self._load_bucket, self._reader
+            )
+
+    def _write_shard(self, number: int, records: Iterator[bytes]) -> None:
+        """Writes as many of the records as the shard holds."""
+        settings, kind = self._settings, self._settings.drawn_set.kind
+        name = f"{kind}-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
         progress = job_output.WorkerProgress(settings.pending_path, name)
-        slots = shard_slots(number, settings.num_shards, drawn_set.plan.count)
+        num_examples = 0
         with job_output.shard_writer(settings.pending_path, name) as writer:
-            # No more at once than a shard has by default, however large it is.
-            for first in range(0, len(slots), EXAMPLES_PER_SHARD):
-                block = slots[first : first + EXAMPLES_PER_SHARD]
-                for record in drawn_set.records(block, self._totals, self._load_bucket, self._reader):
-                    writer.write(record)
-                    progress.add(**{drawn_set.kind: 1})
+            for record in itertools.islice(records, len(settings.shard_slots(number))):
+                writer.write(record)
+                num_examples += 1
+                progress.add(**{kind: 1})
         progress.write()
-        shard = job_output.finished_shard(settings.pending_path, name, len(slots))
+        shard = job_output.finished_shard(settings.pending_path, name, num_examples)
         job_output.write_summary(settings.pending_path, name, dataclasses.asdict(shard))
 
 
-def shard_slots(number: int, num_shards: int, count: int) -> range:
-    """The slots of one shard; over all shards each slot of range(count) occurs once."""
-    return range(count * number // num_shards, count * (number + 1) // num_shards)
+def part(whole: range, number: int, num_parts: int) -> range:
+    """One of so many parts of a range, which are alike in size give or take one, and together all of it."""
+    return whole[len(whole) * number // num_parts : len(whole) * (number + 1) // num_parts]
+
+
+def examples_per_block(num_buckets: int) -> int:
+    """How many examples are drawn at a time, at most, from an index of so many buckets."""
+    return max(EXAMPLES_PER_SHARD, min(_EXAMPLES_PER_BUCKET * num_buckets, _MAX_EXAMPLES_PER_BLOCK))
+
+
+def num_tasks_of(count: int, num_shards: int, num_buckets: int) -> int:
+    """How many tasks write a set: one a block, as far as there are shards for them."""
+    return min(num_shards, -(-count // examples_per_block(num_buckets)))
 
 
 @dataclasses.dataclass
 class SampleExamples(beam.PTransform):
-    """A collection of shard numbers -> the shards, on disk."""
+    """A collection of task numbers -> the shards, on disk."""
 
     settings: Settings
 
-    def expand(self, shard_numbers):
+    def expand(self, task_numbers):
         return (
-            shard_numbers
-            | "SpreadShards" >> beam.Reshuffle()
-            | "WriteShards" >> beam.ParDo(_WriteShard(self.settings))
+            task_numbers
+            | "SpreadTasks" >> beam.Reshuffle()
+            | "WriteShards" >> beam.ParDo(_WriteShards(self.settings))
         )
 
 
@@ -120,7 +161,8 @@ class Estimate:
         shown = ", ".join(f"{count:,} {constraint}" for constraint, count in self.counts.items())
         return (
             f"{sum(self.counts.values()):,} {self.kind} ({shown}), about {self.num_bytes / 1e9:.3g} GB "
-            f"in {self.num_shards:,} files; nothing was written"
+            f"in {self.num_shards:,} files; nothing was written, nor any clip read to see whether there can "
+            "be so many"
         )
 
 
@@ -168,11 +210,12 @@ def sample_examples(
             clips, info, pending, plan=drawn_set.plan, exclude_folds=exclude_folds, options=options
         )
         drawn_set.require_possible(totals, clips)
-        settings = Settings(pending.path, clip_paths, drawn_set, num_shards)
+        num_tasks = num_tasks_of(count, num_shards, totals.num_buckets)
+        settings = Settings(pending.path, clip_paths, drawn_set, num_shards, num_tasks)
         with job_output.progress_bar(pending, description=kind, total=count, unit=kind):
             running.run_pipeline(
                 lambda pipeline: (
-                    pipeline | "Shards" >> beam.Create(range(num_shards)) | SampleExamples(settings)
+                    pipeline | "Tasks" >> beam.Create(range(num_tasks)) | SampleExamples(settings)
                 ),
                 options,
                 cancel=pending.discard,
@@ -187,5 +230,8 @@ def sample_examples(
             command=job_output.command_line(kind, clips, output),
             **drawn_set.sidecar_fields(totals),
         )
+        failures = drawn_set.failures(totals)
+        if failures:
+            pending.write_failures(failures)
         pending.publish(sidecar)
     return sidecar

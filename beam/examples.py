@@ -317,6 +317,7 @@ def make_examples(
             num_windows=sum(summary["num_windows"] for summary in summaries),
             label_names=tuple(sorted({label for summary in summaries for label in summary["labels"]})),
             folds=tuple(sorted({fold for summary in summaries for fold in summary["folds"]})),
+            num_clips=num_rows - len(failures),
             num_failures=len(failures),
             num_images=sum(summary["num_images"] for summary in summaries),
             num_clips_without_images=sum(summary["num_clips_without_images"] for summary in summaries),

@@ -80,6 +80,11 @@ class PendingOutput:
             file.write("".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures))
         return path
 
+    @property
+    def has_failures(self) -> bool:
+        path = os.path.join(self.path, FAILURES_NAME)
+        return tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length > 0
+
     def take_summaries(self) -> list[dict]:
         """What the tasks of a pipeline wrote with `write_summary`, by their names; the next starts anew."""
         directory = os.path.join(self.path, _SUMMARIES)
@@ -139,7 +144,7 @@ def _remove(path: str) -> None:
 
 @contextlib.contextmanager
 def pending_output(output: str, *, overwrite: bool) -> Iterator[PendingOutput]:
-    """A `PendingOutput` that an interruption removes; after an error it stays, with its failures.
+    """A `PendingOutput` that an error or an interruption removes; but with failures to be read it stays.
 
     Raises:
       JobError: as `PendingOutput`; also when the folder, or a file in it, cannot be written.
@@ -148,8 +153,10 @@ def pending_output(output: str, *, overwrite: bool) -> Iterator[PendingOutput]:
         pending = PendingOutput(output, overwrite=overwrite)
         try:
             yield pending
-        except KeyboardInterrupt:
-            pending.discard()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or not pending.has_failures:
+                with contextlib.suppress(tf.errors.OpError, OSError):  # that would hide the error
+                    pending.discard()
             raise
     except (tf.errors.OpError, OSError) as error:
         raise _cannot_be_written(output, error) from error

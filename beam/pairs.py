@@ -7,6 +7,7 @@ Source: Jansen et al. 2020, section 3.1.
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 
 from tfsound import arguments, examples, mel, pairs, windows
@@ -30,6 +31,9 @@ class DrawnPairs:
     def require_possible(self, totals: windows.Totals, where: str) -> None:
         pairs.require_possible(self.plan, totals, where, allow_repeats=self.allow_repeats)
 
+    def failures(self, totals: windows.Totals) -> list[dict]:
+        return pairs.failures(self.plan, totals)
+
     def records(
         self,
         slots: range,
@@ -48,7 +52,7 @@ class DrawnPairs:
             "num_images": count if self._has_images else 0,
             "parameters": {
                 "modality": self.plan.modality,
-                "max_time_gap_seconds": self.plan.constraint.max_time_gap_seconds,
+                "max_time_gap_seconds": _as_json(self.plan.constraint.max_time_gap_seconds),
                 "exclude_folds": list(self.exclude_folds),
                 "seed": self.plan.seed,
                 "num_recordings": totals.num_recordings,
@@ -70,6 +74,11 @@ class DrawnPairs:
         text = f"{self.plan.modality}, {self.plan.constraint.max_time_gap_seconds:g} s"
         num_bytes = drawn_sets.num_bytes_of(record, self.plan.count)
         return drawn_sets.Estimate({text: self.plan.count}, num_bytes, num_shards, examples.PAIRS)
+
+
+def _as_json(seconds: float) -> float | str:
+    """JSON has no infinity; `float` reads either."""
+    return seconds if math.isfinite(seconds) else str(seconds)
 
 
 def sample_pairs(
@@ -96,7 +105,8 @@ def sample_pairs(
     of the video that is shown at most the gap from the window's centre. Every window that has another, or a
     frame, so near is used equally often; no pair comes twice unless repeats are allowed. The same input,
     parameters and seed give the same records on any runner. Sets merge by listing their folders. A gap of 1
-    second is the correspondence of the paper's ablation. Flags that are not of this job go to Apache Beam.
+    second is the correspondence of the paper's ablation; one of `inf` is the whole recording. Flags that are
+    not of this job go to Apache Beam.
 
     Args:
       clips: the folder of clip examples that the job `examples` made; with frames for sound with image.
@@ -116,7 +126,7 @@ def sample_pairs(
 
     Returns:
       The sidecar of the set, or the estimate of a dry run. Its parameters say how many recordings gave no
-      pair.
+      pair; `failures.jsonl` names the first 200 of them, with the reason.
 
     Raises:
       DatasetError: the clips are missing, incomplete or damaged; ValueError: a parameter is out of range;
@@ -127,7 +137,7 @@ def sample_pairs(
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     examples.require_folds(info, exclude_folds, clips)
     plan = pairs.make_plan(info, modality, max_time_gap_seconds, count, seed)
-    pairs.require_frames(plan, info, clips)
+    pairs.require_plausible(plan, info, clips, allow_repeats=allow_repeats)
     drawn_set = DrawnPairs(plan, info.mel_params, exclude_folds, allow_repeats)
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags

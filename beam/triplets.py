@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from tfsound import arguments, drawing, examples, mel, sampling, windows
 from tfsound.beam import drawn_sets, running, window_index
 
+_MAX_CLASSES_SHOWN = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class DrawnTriplets:
@@ -34,6 +36,10 @@ class DrawnTriplets:
     def require_possible(self, totals: windows.Totals, where: str) -> None:
         drawing.require_possible(self.plan, totals, self._num_frames, where, allow_repeats=self.allow_repeats)
 
+    def failures(self, totals: windows.Totals) -> list[dict]:
+        left_out = drawing.classes_without_triplets(self.plan, totals).items()
+        return [{"label": name, "reason": reason} for name, reason in left_out][: windows.MAX_NAMED]
+
     def records(
         self,
         slots: range,
@@ -46,15 +52,17 @@ class DrawnTriplets:
             yield drawing.encode_draw(draw, self.plan, energies, self.mel_params.mel_bins)
 
     def sidecar_fields(self, totals: windows.Totals) -> dict:
-        return {
-            "num_windows": 3 * self.plan.count,
-            "parameters": {
-                "constraints": self.constraint_texts,
-                "counts": list(self.plan.counts),
-                "exclude_folds": list(self.exclude_folds),
-                "seed": self.plan.seed,
-            },
+        parameters = {
+            "constraints": self.constraint_texts,
+            "counts": list(self.plan.counts),
+            "exclude_folds": list(self.exclude_folds),
+            "seed": self.plan.seed,
         }
+        if self.plan.uses_labels:
+            left_out = list(drawing.classes_without_triplets(self.plan, totals))
+            parameters["num_classes_without_triplets"] = len(left_out)
+            parameters["classes_without_triplets"] = left_out[:_MAX_CLASSES_SHOWN]
+        return {"num_windows": 3 * self.plan.count, "parameters": parameters}
 
     def estimate(self, num_shards: int) -> drawn_sets.Estimate:
         """The size of a set, from the size of one record with ids of 24 characters."""
@@ -109,7 +117,8 @@ def sample_triplets(
       worker_mode: `threads` or `processes`.
 
     Returns:
-      The sidecar of the set, or the estimate of a dry run.
+      The sidecar of the set, or the estimate of a dry run. Under `labels` its parameters say how many classes
+      gave no triplet; `failures.jsonl` names them, with the reason.
 
     Raises:
       DatasetError: the clips are missing, incomplete or damaged; ValueError: a parameter is out of range;
@@ -120,6 +129,7 @@ def sample_triplets(
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     examples.require_folds(info, exclude_folds, clips)
     plan = drawing.make_plan(info, constraints, count, shares, seed)
+    drawing.require_plausible(plan, info, clips, allow_repeats=allow_repeats)
     drawn_set = DrawnTriplets(plan, info.mel_params, exclude_folds, allow_repeats)
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags

@@ -1,4 +1,4 @@
-"""A trained encoder as a SavedModel: waveforms in, embeddings out, with plain TensorFlow.
+"""A trained encoder or classifier as a SavedModel, which plain TensorFlow runs: waveforms in, vectors out.
 
 Signatures, all of any batch size:
 
@@ -8,122 +8,35 @@ Signatures, all of any batch size:
 
 The first two give `embedding` [batch, d], the mean over the clip's context windows, and `window_embeddings`
 [batch, windows, d] (rows of 0 after the last window of a shorter clip); `log_mel` gives the `embedding`
-[batch, d] of each window. Averages of unit-norm embeddings are not normalised again, as in the papers.
-A clip shorter than a window is zero-padded to one.
+[batch, d] of each window. A classifier gives, likewise, `scores` [batch, classes], the mean over the clip's
+windows, and `window_scores` [batch, windows, classes]; `log_mel` the `scores` of each window. Averages of
+unit-norm embeddings are not normalised again, as in the papers. A clip shorter than a window is zero-padded
+to one.
 
-Beside the graph lie `assets/mel_params.json`, `assets/provenance.json` and, where
-tensorflow-serving-api is installed, a warm-up file. Versions are numbered folders, published whole.
+Beside the graph lie `assets/mel_params.json`, `assets/provenance.json`, for a classifier `assets/labels.csv`
+(index, name), and, where tensorflow-serving-api is installed, a warm-up file. Versions are numbered folders,
+published whole.
 """
 
 import dataclasses
 import json
 import os
 import shutil
-import tempfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfsound import mel, training
+from tfsound import mel, models, training
+from tfsound.export.graphs import Classifier, Embedder
 from tfsound.version import __version__
 
-# Bounds the memory of a long recording: so many windows go through the encoder at once.
-_WINDOWS_PER_STEP = 128
-# Embeddings have length 1; graph and eager kernels differ by 1e-7 to 1e-6.
+# Embeddings have length 1, scores are at most 1; graph and eager kernels differ by 1e-7 to 1e-6.
 _TOLERANCE = 1e-4
 
 
 class ExportError(RuntimeError):
     """An export that could not be made, or that differs from the live model; the message says how."""
-
-
-class Embedder(tf.Module):
-    """The served graph around an encoder.
-
-    Args:
-      encoder: log-mel (batch, frames, mel_bins) -> embeddings (batch, d).
-      mel_params: the front end that it was trained with.
-      provenance: what to keep beside the graph: data, command, versions.
-    """
-
-    def __init__(self, encoder: keras.Model, mel_params: mel.MelParams, provenance: dict):
-        super().__init__()
-        self._encoder = encoder
-        self._mel_params = mel_params
-        self._assets_folder = tempfile.TemporaryDirectory()
-        self.mel_params_file = self._asset("mel_params.json", mel_params.to_dict())
-        self.provenance_file = self._asset("provenance.json", provenance)
-
-    def _asset(self, name: str, fields: dict) -> tf.saved_model.Asset:
-        path = os.path.join(self._assets_folder.name, name)
-        with open(path, "w") as file:
-            json.dump(fields, file, indent=1, sort_keys=True)
-        return tf.saved_model.Asset(path)
-
-    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        window = [self._mel_params.context_frames, self._mel_params.mel_bins]
-        specs = {
-            "serving_default": (self.waveform, tf.TensorSpec([None, None], tf.float32, "waveform")),
-            "wav_bytes": (self.wav_bytes, tf.TensorSpec([None], tf.string, "wav_bytes")),
-            "log_mel": (self.log_mel, tf.TensorSpec([None, *window], tf.float32, "log_mel")),
-        }
-        return {
-            name: tf.function(function, input_signature=[spec]).get_concrete_function()
-            for name, (function, spec) in specs.items()
-        }
-
-    def waveform(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-        lengths = tf.fill([tf.shape(waveform)[0]], tf.shape(waveform)[1])
-        return self._embed_clips(waveform, lengths)
-
-    def wav_bytes(self, wav_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = tf.map_fn(
-            self._decode_wav, wav_bytes,
-            fn_output_signature=tf.RaggedTensorSpec([None], tf.float32, ragged_rank=0),
-        )  # fmt: skip
-        return self._embed_clips(decoded.to_tensor(), tf.cast(decoded.row_lengths(), tf.int32))
-
-    def log_mel(self, log_mel: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"embedding": self._embed_windows(log_mel)}
-
-    def _decode_wav(self, data: tf.Tensor) -> tf.Tensor:
-        """One 16-bit PCM WAV file -> its mono samples."""
-        samples, rate = tf.audio.decode_wav(data)
-        expected = self._mel_params.sample_rate
-        check = tf.debugging.Assert(
-            tf.equal(rate, expected),
-            [f"wav_bytes must be at {expected} Hz; resample the file first. Got, in Hz:", rate],
-        )
-        with tf.control_dependencies([check]):
-            return tf.reduce_mean(samples, axis=1)
-
-    def _embed_clips(self, waveform: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Embeds clips that are zero-padded beyond their lengths: (batch, samples), (batch,)."""
-        params = self._mel_params
-        windows = mel.log_mel_windows(waveform, params)
-        batch, num_windows = tf.shape(windows)[0], tf.shape(windows)[1]
-        flat = tf.reshape(windows, [-1, params.context_frames, params.mel_bins])
-        embeddings = self._embed_windows(flat)
-        embeddings = tf.reshape(embeddings, [batch, num_windows, embeddings.shape[-1]])
-        counts = (lengths - params.window_samples) // params.hop_samples + 1
-        counts = tf.maximum(1, counts // params.context_frames)
-        mask = tf.sequence_mask(counts, num_windows, tf.float32)[:, :, None]
-        embedding = tf.reduce_sum(embeddings * mask, axis=1) / tf.cast(counts, tf.float32)[:, None]
-        return {"embedding": embedding, "window_embeddings": embeddings * mask}
-
-    def _embed_windows(self, log_mel: tf.Tensor) -> tf.Tensor:
-        """(windows, frames, mel_bins) -> (windows, d), a bounded number at a time."""
-        num_windows = tf.shape(log_mel)[0]
-        num_steps = (num_windows + _WINDOWS_PER_STEP - 1) // _WINDOWS_PER_STEP
-        parts = tf.TensorArray(tf.float32, size=num_steps, infer_shape=False)
-        for step in tf.range(num_steps):
-            part = log_mel[step * _WINDOWS_PER_STEP : (step + 1) * _WINDOWS_PER_STEP]
-            parts = parts.write(step, self._encoder(part, training=False))
-        embeddings = tf.cond(
-            num_steps > 0, parts.concat, lambda: tf.zeros([0, self._encoder.output_shape[-1]])
-        )
-        return tf.ensure_shape(embeddings, [None, self._encoder.output_shape[-1]])
 
 
 def _next_version(output: str) -> int:
@@ -160,31 +73,47 @@ class Export:
         return f"exported {self.path} (largest difference to the live model: {self.largest_difference:.1e})"
 
 
-def save(encoder: keras.Model, mel_params: mel.MelParams, output: str, *, provenance: dict) -> Export:
-    """Writes the next version of an encoder's SavedModel, checked against the live encoder.
+def save(
+    model: keras.Model,
+    mel_params: mel.MelParams,
+    output: str,
+    *,
+    provenance: dict,
+    class_names: tuple[str, ...] = (),
+) -> Export:
+    """Writes the next version of a SavedModel, checked against the live model.
 
     The version appears under its number only when it is complete and checked.
 
     Args:
-      encoder: log-mel (batch, frames, mel_bins) -> embeddings (batch, d).
+      model: an encoder, log-mel (batch, frames, mel_bins) -> embeddings (batch, d); or a
+        `models.ClassifierModel`.
       mel_params: the front end that it was trained with.
       output: the model's folder, on this machine.
-      provenance: what to keep beside the graph, as JSON: where the encoder comes from.
+      provenance: what to keep beside the graph, as JSON: where the model comes from.
+      class_names: (classes,), of a classifier.
 
     Returns:
-      Where it is, and the largest difference of an embedding, on noise of three lengths.
+      Where it is, and the largest difference of an embedding or score, on noise of three lengths.
 
     Raises:
-      ExportError: the reloaded model differs from the encoder; nothing was published.
+      ValueError: as many names as a classifier has classes, or none for an encoder, were not given;
+      ExportError: the reloaded model differs from the live one; nothing was published.
     """
+    num_classes = model.num_classes if isinstance(model, models.ClassifierModel) else 0
+    if len(class_names) != num_classes:
+        raise ValueError(f"class_names must be {num_classes}, one a class, got {len(class_names)}.")
     os.makedirs(output, exist_ok=True)
     version = _next_version(output)
     temporary = os.path.join(output, f"tmp-{version}")
     shutil.rmtree(temporary, ignore_errors=True)
-    embedder = Embedder(encoder, mel_params, provenance)
-    tf.saved_model.save(embedder, temporary, signatures=embedder.signatures())
+    if num_classes:
+        served = Classifier(model, mel_params, provenance, class_names)
+    else:
+        served = Embedder(model, mel_params, provenance)
+    tf.saved_model.save(served, temporary, signatures=served.signatures())
     _write_warm_up(temporary, mel_params)
-    difference = largest_difference(temporary, encoder, mel_params)
+    difference = largest_difference(temporary, model, mel_params)
     if not difference < _TOLERANCE:  # so that NaN fails, too
         shutil.rmtree(temporary)
         raise ExportError(
@@ -197,7 +126,9 @@ def save(encoder: keras.Model, mel_params: mel.MelParams, output: str, *, proven
 
 
 def export(run: str, output: str) -> Export:
-    """Exports the encoder of a finished training run as a SavedModel, checked against the live model.
+    """Exports what a finished run has trained as a SavedModel, checked against the live model.
+
+    Of a run on labels that is the classifier, whose scores come beside the embeddings; of others the encoder.
 
     Args:
       run: the folder of the finished run.
@@ -209,26 +140,35 @@ def export(run: str, output: str) -> Export:
     Raises:
       TrainingError: the run is missing or not finished; ExportError: the reloaded model differs.
     """
-    encoder, mel_params = training.load_encoder(run)
+    class_names: tuple[str, ...] = ()
+    if os.path.exists(os.path.join(run, training.CLASSIFIER_NAME)):
+        model, mel_params, class_names = training.load_classifier(run)
+    else:
+        model, mel_params = training.load_encoder(run)
     with open(os.path.join(run, training.ENCODER_INFO_NAME)) as file:
         config = json.load(file)["config"]
     versions = {"tfsound": __version__, "tensorflow": tf.__version__, "keras": keras.__version__}
-    return save(encoder, mel_params, output, provenance=versions | {"training": config})
+    provenance = versions | {"training": config}
+    return save(model, mel_params, output, provenance=provenance, class_names=class_names)
 
 
-def largest_difference(path: str, encoder: keras.Model, mel_params: mel.MelParams) -> float:
-    """The largest difference of an embedding's component between an export and the live encoder.
+def largest_difference(path: str, model: keras.Model, mel_params: mel.MelParams) -> float:
+    """The largest difference of a component of an embedding, or of a score, between export and live model.
 
     It is NaN where either gives NaN.
     """
     loaded = tf.saved_model.load(path)  # a signature alone does not keep its variables alive
     signature = loaded.signatures["serving_default"]
+    live = {"embedding": model}
+    if isinstance(model, models.ClassifierModel):
+        live = {"embedding": model.embed, "scores": model}
     rng = np.random.default_rng(0)
     differences = []
     for num_samples in (1, mel_params.context_samples, 3 * mel_params.sample_rate):
         waveform = rng.uniform(-1, 1, (2, num_samples)).astype(np.float32)
-        found = signature(waveform=tf.constant(waveform))["embedding"]
+        found = signature(waveform=tf.constant(waveform))
         windows = mel.log_mel_windows(waveform, mel_params)
-        live = [tf.reduce_mean(encoder(clip, training=False), axis=0) for clip in windows]
-        differences.append(np.abs(found.numpy() - np.stack(live)))
+        for name, function in live.items():
+            means = [tf.reduce_mean(function(clip, training=False), axis=0) for clip in windows]
+            differences.append(np.max(np.abs(found[name].numpy() - np.stack(means))))
     return float(np.max(differences))

@@ -94,6 +94,12 @@ def test_the_order_of_the_windows_counts_for_nothing(tmp_path):
         ({"classes": []}, "found no class"),
         ({"classes": [CLASSES[0]] * 2}, "'cat' is there twice"),
         ({"assign": lambda units: np.zeros(3, int)}, r"assignments must be int \(100,\)"),
+        ({"cluster_by": "magic"}, "cluster_by must be of auto, head, k-means, got 'magic'"),
+        ({"cluster_by": "head"}, "there is no cluster head to cluster by; cluster by k-means"),
+        (
+            {"cluster_by": "k-means", "assign": lambda units: np.zeros(100, int)},
+            "cluster_by is k-means, and a cluster head was given; name one",
+        ),
         ({"after": ("nowhere",)}, "nowhere is no finished set of questions"),
     ],
 )

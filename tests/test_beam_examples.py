@@ -115,6 +115,9 @@ def test_pieces_hold_the_windows_of_the_whole_file(tmp_path):
     np.testing.assert_allclose(windows, whole, atol=1e-5)
     info = make(tmp_path, [row], max_clip_seconds=2.0)
     assert info.num_windows == 5
+    assert str(info).startswith(
+        "3 pieces of 1 clips (5 windows) in 1 files; 0 labels, 0 folds, 0 clips rejected"
+    )
     assert sorted(clips_of(tmp_path / "set")) == ["long", "long+1", "long+2"]
 
 

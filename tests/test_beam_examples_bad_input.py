@@ -112,6 +112,7 @@ def test_nothing_else_is_rejected_and_the_others_go_on(bad_set):
     }
     info = examples.read_dataset_info(str(bad_set / "set"), kind=examples.CLIPS)
     assert (info.num_failures, info.num_examples, info.num_windows) == (len(BAD_CLIPS), 13, 14)
+    assert info.num_clips == 13
     assert clips["good"].recording_id == "g"  # the first of two rows with one clip_id
     for name in ("eight", "twenty-four", "float", "seven", "one", "日本語 naïve"):
         assert_energies(clips[name], expected_energies(bad_set / f"{name}.wav"))

@@ -125,14 +125,11 @@ def test_the_old_set_comes_back_when_the_second_rename_is_not_reached(tmp_path, 
     with pytest.raises((KeyboardInterrupt, output.JobError)):
         publish_set(tmp_path / "set", content=b"two", overwrite=True)
     monkeypatch.undo()
-    if isinstance(error, KeyboardInterrupt):
-        assert os.listdir(tmp_path) == ["set"]
-    else:
-        output.PendingOutput(str(tmp_path / "set"), overwrite=True).discard()
+    assert os.listdir(tmp_path) == ["set"]
     assert records(tmp_path / "set") == [b"one"]
 
 
-def test_after_an_error_the_pending_folder_stays_and_the_next_job_clears_it(tmp_path):
+def test_failures_stay_to_be_read_after_an_error_and_the_next_job_clears_them(tmp_path):
     def failing():
         with output.pending_output(str(tmp_path / "set"), overwrite=False) as pending:
             pending.write_failures([{"clip_id": "naïve", "reason": "x"}])
@@ -147,6 +144,30 @@ def test_after_an_error_the_pending_folder_stays_and_the_next_job_clears_it(tmp_
         examples.read_dataset_info(str(tmp_path / "set.partial"), kind=examples.CLIPS)
     publish_set(tmp_path / "set", content=b"one")
     assert os.listdir(tmp_path) == ["set"]
+
+
+def test_an_error_without_failures_leaves_nothing(tmp_path, monkeypatch):
+    def failing(error: Exception):
+        with output.pending_output(str(tmp_path / "set"), overwrite=True) as pending:
+            output.write_summary(pending.path, "a", {})
+            raise error
+
+    for error in (ValueError("impossible"), output.JobError("the pipeline failed")):
+        with pytest.raises(type(error), match=str(error)):
+            failing(error)
+        assert os.listdir(tmp_path) == []
+    publish_set(tmp_path / "set", content=b"one")
+    with pytest.raises(ValueError, match="impossible"):
+        failing(ValueError("impossible"))
+    assert os.listdir(tmp_path) == ["set"]
+    assert records(tmp_path / "set") == [b"one"]
+
+    def refuse(path):
+        raise PermissionError(errno.EPERM, "refused", path)
+
+    monkeypatch.setattr(output.shutil, "rmtree", refuse)
+    with pytest.raises(ValueError, match="impossible"):  # not what keeps the folder from being removed
+        failing(ValueError("impossible"))
 
 
 def test_object_stores_get_the_sidecar_last(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import collections
 import functools
+import json
+import math
 import operator
 import os
 
@@ -154,6 +156,7 @@ def test_no_pair_comes_twice_up_to_the_capacity_that_is_told(clips, tmp_path, mo
     most = len(possible) * min(map(len, possible.values()))
     with pytest.raises(pairs.ImpossibleError, match=rf"clips can give {most:,} pairs without one coming twi"):
         sample(clips, tmp_path / "set", modality=modality, count=most + 1)
+    assert os.listdir(tmp_path) == []
     sample(clips, tmp_path / "set", modality=modality, count=most)
     assert len(set(records_of(tmp_path / "set"))) == most > 30
 
@@ -195,6 +198,7 @@ def test_buckets_and_shards_do_not_change_the_set(clips, tmp_path, monkeypatch, 
     sample(tmp_path / "clips", tmp_path / "one shard of clips", modality=modality)
     monkeypatch.setattr(window_index, "_CLIPS_PER_BUCKET", 1)
     monkeypatch.setattr(drawn_sets, "EXAMPLES_PER_SHARD", 7)
+    monkeypatch.setattr(drawn_sets, "_EXAMPLES_PER_BUCKET", 1)
     sample(clips, tmp_path / "many", num_shards=3, modality=modality)
     expected = records_of(tmp_path / "one")
     assert records_of(tmp_path / "many") == expected
@@ -211,8 +215,20 @@ def test_a_large_shard_is_drawn_a_part_at_a_time(clips, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pairs, "draw_pairs", counting)
     monkeypatch.setattr(drawn_sets, "EXAMPLES_PER_SHARD", 25)
+    monkeypatch.setattr(drawn_sets, "_EXAMPLES_PER_BUCKET", 1)
     sample(clips, tmp_path / "set", num_shards=1)
-    assert sizes == [25, 25, 10]
+    assert sizes == [20, 20, 20]
+
+
+def test_a_gap_without_a_bound_is_the_whole_recording(clips, tmp_path):
+    info = sample(clips, tmp_path / "set", max_time_gap_seconds=math.inf)
+    text = (tmp_path / "set" / "dataset_info.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)  # JSON has no Infinity
+    assert info.parameters["max_time_gap_seconds"] == "inf"
+    assert examples.read_dataset_info(str(tmp_path / "set"), kind=examples.PAIRS) == info
+    sample(clips, tmp_path / "longest", max_time_gap_seconds=1e6)
+    with pytest.warns(UserWarning, match=r"different max_time_gap_seconds are merged: 1000000\.0, inf"):
+        examples.read_pair_infos([str(tmp_path / "set"), str(tmp_path / "longest")], "audio_audio")
 
 
 def test_the_seed_decides(clips, tmp_path):
@@ -266,7 +282,9 @@ def test_a_dry_run_says_the_size_and_writes_nothing(clips, tmp_path, modality):
     info = sample(clips, tmp_path / "set", **options)
     assert estimate.num_bytes == pytest.approx(sum(shard.num_bytes for shard in info.shards), rel=0.05)
     assert str(estimate).startswith(f"300 pairs (300 {modality}, 2.5 s), about 0.00")
-    assert str(estimate).endswith(" GB in 2 files; nothing was written")
+    assert str(estimate).endswith(
+        " GB in 2 files; nothing was written, nor any clip read to see whether there can be so many"
+    )
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

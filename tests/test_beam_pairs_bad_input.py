@@ -44,7 +44,7 @@ IMAGE = {"modality": "audio_image"}
 @pytest.mark.parametrize(
     ("clip_set", "options", "message"),
     [
-        ([make_clip("a", "r", 0)], {}, "no clip of .*clips that is to be used holds a context window"),
+        ([make_clip("a", "r", 0)], {}, "clips holds 0 windows, of which 0 pairs can be made at most"),
         (
             [make_clip("a", "r", 2, fold="1", frame_seconds=(0.5,))], IMAGE | {"exclude_folds": ("1",)},
             "no clip of .*clips that is to be used holds a context window",
@@ -78,16 +78,25 @@ def test_clips_of_which_no_pair_can_be_made(tmp_path, clip_set, options, message
     write_clip_set(tmp_path / "clips", clip_set)
     with pytest.raises(pairs.ImpossibleError, match=message):
         sample(tmp_path / "clips", tmp_path / "set", count=1, **options)
-    assert not (tmp_path / "set").exists()
+    assert os.listdir(tmp_path) == ["clips"]
 
 
 def test_a_dry_run_also_says_that_there_are_no_frames(tmp_path):
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 2)])
     with pytest.raises(pairs.ImpossibleError, match="the set holds no frames"):
         sample(tmp_path / "clips", tmp_path / "set", dry_run=True, **IMAGE)
+    with pytest.raises(
+        pairs.ImpossibleError, match="of which 2 pairs can be made at most, and 60 were asked"
+    ):
+        sample(tmp_path / "clips", tmp_path / "set", dry_run=True)
 
 
-def test_recordings_without_a_frame_near_are_counted_and_the_others_used(tmp_path):
+def failures_of(path) -> dict[str, str]:
+    lines = map(json.loads, (path / "failures.jsonl").read_text().splitlines())
+    return {failure["recording_id"]: failure["reason"] for failure in lines}
+
+
+def test_recordings_without_a_frame_near_are_named_and_the_others_used(tmp_path):
     """Sound alone, a picture track with an offset larger than the gap, and one that begins late."""
     clip_set = [
         make_clip("alone", "r", 2),
@@ -99,6 +108,10 @@ def test_recordings_without_a_frame_near_are_counted_and_the_others_used(tmp_pat
     assert info.parameters["num_recordings"] == 3
     assert info.parameters["num_recordings_without_pairs"] == 2
     assert "2 of 3 recordings gave no pair" in str(info)
+    assert failures_of(tmp_path / "set") == {
+        "r": "It has no frame of video, and no picture.",
+        "s": "The nearest of its 2 frames is 28.6 s from the centre of a window, expected at most 2.5 s.",
+    }
     found = pairs_of(tmp_path / "set")
     # Centres at 0.48, 1.44, 2.4 and 3.36; 5.0 is 2.6 from the third.
     assert [pair["audio"][:2] for pair in found] == [("late", "t")] * len(found)
@@ -108,7 +121,9 @@ def test_recordings_without_a_frame_near_are_counted_and_the_others_used(tmp_pat
 def test_one_window_and_one_frame_are_one_pair(tmp_path):
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 1, frame_seconds=(0.5,))])
     assert sample(tmp_path / "clips", tmp_path / "set", count=1, **IMAGE).num_examples == 1
-    with pytest.raises(pairs.ImpossibleError, match="can give 1 pairs without one coming twice"):
+    with pytest.raises(
+        pairs.ImpossibleError, match=r"of which 1 pairs can be made at most, and 2 .*--allow-repeats"
+    ):
         sample(tmp_path / "clips", tmp_path / "more", count=2, **IMAGE)
     info = sample(tmp_path / "clips", tmp_path / "more", count=2, allow_repeats=True, overwrite=True, **IMAGE)
     assert info.num_examples == 2
@@ -122,10 +137,10 @@ def test_an_output_that_exists_is_kept(clips, tmp_path):
 
 
 def test_a_runner_that_loses_data_is_found_out(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(drawn_sets, "shard_slots", lambda number, num_shards, count: range(count - 1))
+    monkeypatch.setattr(drawn_sets.Settings, "shard_slots", lambda self, number: range(59))
     with pytest.raises(job_output.JobError, match="the runner handled 59 of 60 pairs; nothing was"):
         sample(clips, tmp_path / "set")
-    assert not (tmp_path / "set").exists()
+    assert os.listdir(tmp_path) == []
 
 
 def edit_sidecar(path, **fields) -> None:
@@ -144,7 +159,7 @@ def test_a_set_of_another_kind_is_refused(clips, tmp_path):
 def test_a_sidecar_that_promises_frames_there_are_not(tmp_path):
     """The index, not the sidecar, has the last word."""
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 2)])
-    edit_sidecar(tmp_path / "clips", num_images=7)
+    edit_sidecar(tmp_path / "clips", num_images=7)  # and so passes what is checked beforehand
     with pytest.raises(pairs.ImpossibleError, match="none of 1 recordings has frames"):
         sample(tmp_path / "clips", tmp_path / "set", count=1, **IMAGE)
 
@@ -169,7 +184,7 @@ def test_a_damaged_shard_is_named(clips, tmp_path, num_workers):
         r"copy it again or make the set again\.",
         str(raised.value),
     )
-    assert not (tmp_path / "set").exists()
+    assert os.listdir(tmp_path) == ["copy"]
 
 
 def test_frames_in_no_order_are_put_in_theirs(tmp_path):

@@ -15,7 +15,7 @@ from test_beam_triplets import JOINT, clips, sample, triplets_of
 from test_beam_window_index import make_clip, write_clip_set
 
 from tfsound import drawing, examples
-from tfsound.beam import drawn_sets
+from tfsound.beam import drawn_sets, window_index
 from tfsound.beam import output as job_output
 
 __all__ = ["clips"]  # a fixture
@@ -30,10 +30,10 @@ __all__ = ["clips"]  # a fixture
         ({"constraints": ("proximity:10", "proximity")}, r"got \['proximity:10', 'proximity'\]"),
         ({"constraints": ("nearness",)}, "constraint must be one of .*got 'nearness'"),
         ({"constraints": ("proximity:-1",)}, "constraint 'proximity:-1': .*must be positive, got -1.0"),
-        ({"constraints": ("noise:-0.5",)}, "noise_stddev must be a number, positive, .*got -0.5"),
-        ({"constraints": ("noise:loud",)}, "could not convert string to float: 'loud'"),
-        ({"constraints": ("mixing:nan",)}, "mixing_weight must be a number, positive, .*got nan"),
-        ({"constraints": ("translation:-1",)}, "max_frequency_shift_bins must be a number, at least 0"),
+        ({"constraints": ("noise:-0.5",)}, "noise_stddev must be a number from .*got -0.5"),
+        ({"constraints": ("noise:loud",)}, "expected a number after the colon, as in noise:0.5, got 'loud'"),
+        ({"constraints": ("mixing:nan",)}, "mixing_weight must be a number from .*got nan"),
+        ({"constraints": ("translation:-1",)}, "max_frequency_shift_bins must be a number from 0"),
         ({"constraints": ("noise,translation:64",)}, "must be less than the 64 mel bins, got 64: nothing of"),
         ({"constraints": ("labels:dog",)}, "labels takes no parameter"),
         ({"shares": (1.0, 2.0)}, "shares must be one a constraint, 1, got 2"),
@@ -42,6 +42,11 @@ __all__ = ["clips"]  # a fixture
         ({"constraints": ("noise:-1",), "dry_run": True}, "noise_stddev must be"),
         ({"exclude_folds": ("7",)}, r"fold '7' does not occur in .*; it has \['0', '1', '2'\]"),
         ({"worker_mode": "fibres"}, "worker_mode must be one of"),
+        (
+            {"constraints": ("mixing",), "count": 10**6},
+            r"clips holds \d+ windows, of which [\d,]+ triplets under mixing:0.25 can be made at most, and 1",
+        ),
+        ({"constraints": ("mixing",), "count": 10**6, "dry_run": True}, "can be made at most, and 1,000,000"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_done(clips, tmp_path, options, message):
@@ -54,20 +59,20 @@ def test_bad_arguments_are_refused_before_anything_is_done(clips, tmp_path, opti
     ("shards", "options", "message"),
     [
         (
-            [[make_clip("a", "r", 3), make_clip("b", "r", 2)]], {},
+            [[make_clip("a", "r", 9), make_clip("b", "r", 2)]], {},
             r"clips has 1 recording\(s\) with at least one window, so no negative .*recording_id right",
         ),
         (
-            [[make_clip("a", "r", 0), make_clip("b", "s", 2)]], {},
+            [[make_clip("a", "r", 0), make_clip("b", "s", 20)]], {},
             r"clips has 1 recording\(s\) with at least one window",
         ),
         (
-            [[make_clip("a", "r", 2, fold="1")]], {"exclude_folds": ("1",)},
+            [[make_clip("a", "r", 9, fold="1")]], {"exclude_folds": ("1",)},
             r"clips has 0 recording\(s\) with at least one window",
         ),
         (
-            [[make_clip("a", "r", 1), make_clip("b", "s", 1)]], {},
-            r"no window of .*clips can be an anchor under Proximity\(max_time_gap_seconds=2\.0\): no",
+            [[make_clip(name, name, 1) for name in "abcdefgh"]], {},
+            r"no window of .*clips can be an anchor under proximity:2: no",
         ),
         (
             [[make_clip("a", "r", 2), make_clip("b", "s", 2)]], {"constraints": ("labels",)},
@@ -76,22 +81,28 @@ def test_bad_arguments_are_refused_before_anything_is_done(clips, tmp_path, opti
         (
             [
                 [make_clip("a", "r", 2, labels=("dog",), fold="1")],
-                [make_clip("b", "s", 2), make_clip("c", "t", 1)],
+                [make_clip("b", "s", 6), make_clip("c", "t", 1)],
             ],
             {"constraints": ("noise,labels",), "exclude_folds": ("1",)},
             r"'labels' was asked for, and the clips of .*clips have no labels",
         ),
         (
-            [[make_clip(name, name, 2, labels=("dog",)) for name in "ab"]], {"constraints": ("labels",)},
-            r"no class of .*clips has two windows .*found 'dog' \(4 windows\)\. Expected at least two",
+            [[make_clip(name, name, 4, labels=("dog",)) for name in "ab"]], {"constraints": ("labels",)},
+            r"no class of .*clips has two windows .*found 'dog' \(8 windows\)\. Expected at least two",
         ),
         (
             [[make_clip("a", "r", 1, labels=("dog",)), make_clip("b", "s", 1, labels=("owl",))]],
-            {"constraints": ("labels",)}, r"no class .*found 'dog' \(1 windows\), 'owl' \(1 windows\)",
+            {"constraints": ("labels",), "count": 1, "allow_repeats": True},
+            "of which 0 triplets under labels can be made at most, and 1 were asked for",
         ),
         (
-            [[make_clip("a", "r", 2), make_clip("b", "s", 1)]], {"count": 9},
-            r"clips can give 2 triplets under Proximity\(.*\) without one coming twice, and 9 were asked for",
+            [[make_clip("a", "r", 1, labels=("dog",)), make_clip("b", "s", 1, labels=("owl",)),
+              make_clip("c", "t", 1, labels=("rain",))]],
+            {"constraints": ("labels",), "count": 1}, r"no class .*found 'dog' \(1 windows\), 'owl' \(1 wind",
+        ),
+        (
+            [[make_clip("a", "r", 2), make_clip("b", "s", 1)]], {"count": 6},
+            r"clips can give 2 triplets under proximity:2 with every anchor used .* twice, and 6 were",
         ),
     ],
 )  # fmt: skip
@@ -99,7 +110,29 @@ def test_clips_of_which_no_triplet_can_be_made(tmp_path, shards, options, messag
     write_clip_set(tmp_path / "clips", *shards)
     with pytest.raises(drawing.ImpossibleError, match=message):
         sample(tmp_path / "clips", tmp_path / "set", **options)
-    assert not (tmp_path / "set").exists()
+    assert os.listdir(tmp_path) == ["clips"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_labels_that_no_clip_has_are_refused_before_any_clip_is_read(tmp_path, monkeypatch, dry_run):
+    write_clip_set(tmp_path / "clips", [make_clip("a", "r", 9), make_clip("b", "s", 9)])
+    monkeypatch.setattr(window_index, "build_index", None)
+    with pytest.raises(drawing.ImpossibleError, match=r"the clips of .*clips have no labels"):
+        sample(tmp_path / "clips", tmp_path / "set", constraints=("noise,labels",), dry_run=dry_run)
+
+
+def test_classes_that_give_no_triplet_are_named(tmp_path):
+    labelled = [make_clip(name, name, 3, labels=(label,)) for name, label in (("a", "dog"), ("b", "owl"))]
+    rare = [make_clip(f"c{n}", f"c{n}", 1, labels=(f"rare {n:02d}",)) for n in range(12)]
+    write_clip_set(tmp_path / "clips", [*labelled, *rare])
+    info = sample(tmp_path / "clips", tmp_path / "set", constraints=("labels", "noise"), count=40)
+    names = [f"rare {n:02d}" for n in range(12)]
+    assert info.parameters["num_classes_without_triplets"] == 12
+    assert info.parameters["classes_without_triplets"] == names[:10]
+    assert "; 12 classes gave no triplet, among them 'rare 00', 'rare 01', " in str(info)
+    lines = (tmp_path / "set" / "failures.jsonl").read_text().splitlines()
+    reason = "It has 1 window, expected two: an anchor and another as its positive."
+    assert list(map(json.loads, lines)) == [{"label": name, "reason": reason} for name in names]
 
 
 def test_a_class_with_one_example_is_left_out(tmp_path):
@@ -130,10 +163,10 @@ def test_silent_recordings_have_defined_triplets(tmp_path):
 
 
 def test_a_runner_that_loses_data_is_found_out(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(drawn_sets, "shard_slots", lambda number, num_shards, count: range(count - 1))
+    monkeypatch.setattr(drawn_sets.Settings, "shard_slots", lambda self, number: range(299))
     with pytest.raises(job_output.JobError, match="the runner handled 299 of 300 triplets; nothing was"):
         sample(clips, tmp_path / "set")
-    assert not (tmp_path / "set").exists()
+    assert os.listdir(tmp_path) == []
 
 
 def edit_sidecar(path, **fields) -> None:
@@ -186,7 +219,7 @@ def test_a_damaged_shard_is_named(clips, tmp_path, num_workers):
         r"copy it again or make the set again\.",
         message,
     )
-    assert not (tmp_path / "set").exists()
+    assert os.listdir(tmp_path) == ["copy"]
 
 
 def test_a_user_sees_one_clear_message(clips, tmp_path):

@@ -1,6 +1,7 @@
 """Digit scenes: every sample and pixel comes from its own split's takes and handwritings; files are exact."""
 
 import itertools
+import json
 import os
 import re
 
@@ -10,8 +11,8 @@ import soundfile
 from sklearn.datasets import load_digits
 
 from tfsound import datasets, media
-from tfsound.datasets import ManifestError
-from tfsound.datasets.digit_scenes import DIGITS, _centred, compose
+from tfsound.datasets import ManifestError, class_priors
+from tfsound.datasets.digit_scenes import DIGITS, _centred, compose, draw_digits
 
 SPEAKERS = ("ann", "bob", "cid")
 TAKES = (0, 1, 2, 9, 10, 11, 12, 13)
@@ -122,6 +123,57 @@ def test_bytes_depend_on_the_parameters_and_the_seed_only(fsdd, tmp_path):
     assert not set(first.values()) & set(contents(tmp_path / "other").values())
 
 
+def test_natural_scenes_are_as_they_have_always_been(fsdd, tmp_path):
+    scenes(fsdd, tmp_path / "plain", num_scenes=12, num_eval_scenes=3, scene_seconds=1)
+    scenes(fsdd, tmp_path / "named", num_scenes=12, num_eval_scenes=3, scene_seconds=1, class_prior="natural")
+    assert contents(tmp_path / "plain") == contents(tmp_path / "named")
+    parameters = [(tmp_path / name / "digit_scenes.json").read_text() for name in ("plain", "named")]
+    assert parameters[0] == parameters[1]
+    assert set(json.loads(parameters[0])) == {
+        "scene_seconds", "split_by", "levels", "seed", "version", "takes",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_digits_of_a_long_tail_are_drawn_by_zipf(exponent):
+    digits = draw_digits(20_000, exponent, seed=0)
+    assert (digits == draw_digits(20_000, exponent, seed=0)).all()
+    np.testing.assert_array_equal(draw_digits(123, exponent, seed=0), digits[:123])  # more only adds
+    assert (draw_digits(20_000, exponent, seed=1) != digits).any()
+    shares = np.bincount(digits, minlength=10) / len(digits)
+    expected = np.arange(1, 11) ** -exponent
+    ranked = [int(digit) for digit in class_priors.draw_ranks(map(str, range(10)), 0)]
+    # Five standard errors of a share of a half.
+    np.testing.assert_allclose(shares[ranked], expected / expected.sum(), atol=5 * 0.5 / np.sqrt(20_000))
+
+
+def test_a_long_tail_is_of_the_scenes_to_learn_from_alone(fsdd, tmp_path):
+    few = {"num_scenes": 30, "num_eval_scenes": 20, "scene_seconds": 1, "seed": 2}
+    tail = scenes(fsdd, tmp_path / "tail", class_prior="longtail", zipf_exponent=1.5, **few)
+    digits = [DIGITS.index(row.labels[0]) for row in tail.rows]
+    assert digits[:30] == draw_digits(30, 1.5, seed=2).tolist()
+    assert digits[30:] == [*range(10)] * 2
+    assert len({row.clip_id for row in tail.rows}) == 50
+    for row in tail.rows[:30:5]:
+        ((digit, _, _), (seen, _)), *_ = seconds_of(row.uri)[0]
+        assert DIGITS[digit] == DIGITS[seen] == row.labels[0]
+    even = scenes(fsdd, tmp_path / "even", **few)
+    assert [row.clip_id for row in tail.rows[30:]] == [row.clip_id for row in even.rows[30:]]
+    tail_files, even_files = contents(tmp_path / "tail"), contents(tmp_path / "even")
+    assert {name for name in even_files if name.startswith("eval")} <= set(tail_files)
+    # A scene of the same name is the same scene.
+    for name in set(tail_files) & set(even_files):
+        assert tail_files[name] == even_files[name]
+    more = scenes(
+        fsdd, tmp_path / "tail", class_prior="longtail", zipf_exponent=1.5, **few | {"num_scenes": 31}
+    )
+    assert more.rows[:30] == tail.rows[:30]
+    assert contents(tmp_path / "tail").items() >= tail_files.items()
+    for other in ({"zipf_exponent": 2.0, "class_prior": "longtail"}, {}):
+        with pytest.raises(ManifestError, match=r"zipf_exponent was 1\.5"):
+            scenes(fsdd, tmp_path / "tail", **few | other)
+
+
 def test_what_is_there_is_kept_and_what_is_missing_is_added(fsdd, tmp_path):
     few = {"num_scenes": 4, "num_eval_scenes": 2, "scene_seconds": 2}
     scenes(fsdd, tmp_path, **few)
@@ -134,13 +186,14 @@ def test_what_is_there_is_kept_and_what_is_missing_is_added(fsdd, tmp_path):
     assert len(result.rows) == 7
     assert os.stat(kept).st_mtime_ns == modified
     with pytest.raises(
-        ManifestError, match=r"digit_scenes\.json: found \{.*'seed': 0.*asked for \{.*'seed': 1"
+        ManifestError,
+        match="holds digit_scenes recordings of other parameters: seed was 0, and is now 1; ask",
     ):
         scenes(fsdd, tmp_path, seed=1, **few)
     (tmp_path / "mine" / "train").mkdir(parents=True)
     (tmp_path / "mine" / "train" / "holiday.mkv").write_text("mine")
     with pytest.raises(
-        ManifestError, match="found recordings that are not digit_scenes; choose another root"
+        ManifestError, match="holds recordings that are not digit_scenes; name another folder"
     ):
         scenes(fsdd, tmp_path / "mine", **few)
     assert os.listdir(tmp_path / "mine" / "train") == ["holiday.mkv"]
@@ -153,6 +206,12 @@ def test_what_is_there_is_kept_and_what_is_missing_is_added(fsdd, tmp_path):
         ({"num_eval_scenes": 0}, "num_eval_scenes must be from 1"),
         ({"scene_seconds": 0}, "scene_seconds must be from 1 to 3600, got 0"),
         ({"split_by": "rooms"}, "split_by must be one of takes, speakers, got 'rooms'"),
+        ({"class_prior": "flat"}, "class_prior must be one of natural, longtail, got 'flat'"),
+        (
+            {"class_prior": "longtail", "zipf_exponent": -1.0},
+            "the exponent of Zipf must be from 0 to 10, got -1.0",
+        ),
+        ({"zipf_exponent": 2.0}, "zipf_exponent 2.0 is for class_prior longtail; leave it out"),
         ({"levels": "loud"}, "levels must be one of equal, recorded, got 'loud'"),
         ({"scenes_dir": ""}, "scenes_dir is empty, expected the folder to write the scenes into; give one"),
     ],

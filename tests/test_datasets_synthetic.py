@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfsound.datasets import ManifestError, read_manifest
+from tfsound.datasets import ManifestError, generated, read_manifest
 from tfsound.datasets.synthetic import SAMPLE_RATE, recording, synthesise
 
 SMALL = {"num_recordings": 20, "num_classes": 10, "seconds": 1.5, "num_folds": 2}
@@ -66,17 +66,31 @@ def test_an_interrupted_call_is_completed_and_a_complete_one_reused(tmp_path):
 
 def test_other_recordings_are_not_overwritten(tmp_path):
     synthesise(str(tmp_path / "a"), **SMALL)
-    with pytest.raises(ManifestError, match=r"found \{.*'seed': 0\}, asked for \{.*'seed': 1\}; choose"):
+    with pytest.raises(
+        ManifestError,
+        match=r"a holds synthetic recordings of other parameters: seed was 0, and is now 1; ask for the same",
+    ):
         synthesise(str(tmp_path / "a"), **SMALL, seed=1)
     (tmp_path / "manifest.csv").write_text("uri\nmine.wav\n")
-    with pytest.raises(ManifestError, match="found recordings that are not synthetic; choose another root"):
+    with pytest.raises(ManifestError, match="holds recordings that are not synthetic; name another folder"):
         synthesise(str(tmp_path), **SMALL)
     assert (tmp_path / "manifest.csv").read_text() == "uri\nmine.wav\n"
 
 
-def test_a_spoilt_parameter_file_is_told(tmp_path):
-    (tmp_path / "synthetic.json").write_text(json.dumps({"version": 0}))
-    with pytest.raises(ManifestError, match=r"found \{'version': 0\}, asked for"):
+def test_of_a_digest_as_much_is_shown_as_tells_it_apart(tmp_path):
+    generated.claim(str(tmp_path), "takes", {"seed": 0, "takes": "0123456789abcdef" * 4}, ())
+    message = r"parameters: takes was 01234567\.\.\., and is now fedcba98\.\.\.; ask for the same, or name an"
+    with pytest.raises(ManifestError, match=message):
+        generated.claim(str(tmp_path), "takes", {"seed": 0, "takes": "fedcba9876543210" * 4}, ())
+
+
+@pytest.mark.parametrize("spoilt", [{"version": 0}, [0], "synthetic", None])
+def test_a_spoilt_parameter_file_is_told(tmp_path, spoilt):
+    (tmp_path / "synthetic.json").write_text(json.dumps(spoilt))
+    then = "0" if isinstance(spoilt, dict) else "absent"
+    with pytest.raises(
+        ManifestError, match=rf"seed was absent, and is now 0, version was {then}, and is now "
+    ):
         synthesise(str(tmp_path), **SMALL)
 
 

@@ -232,90 +232,6 @@ def test_the_order_is_shuffled():
     assert np.mean([a == b for a, b in itertools.pairwise(recordings)]) < 0.01
 
 
-# What can and what cannot be.
-
-
-def test_make_plan():
-    plan = make_plan(["noise:0.5,mixing", "labels"], 10, class_names=["x", "y"])
-    assert plan.counts == (4, 3, 3)
-    assert (plan.count, plan.uses_labels, plan.num_counted_classes) == (10, True, 2)
-    assert plan.within_recordings == (sampling.Noise(0.5), sampling.Mixing(0.25))
-    plan = make_plan(["noise", "mixing"], 10, shares=[4, 1], class_names=["x"])
-    assert plan.counts == (8, 2)
-    assert (plan.uses_labels, plan.num_counted_classes) == (False, 0)
-
-
-@pytest.mark.parametrize(
-    ("constraints", "shares", "message"),
-    [
-        (["noise", "mixing"], [1.0], "shares must be one a constraint, 2, got 1"),
-        (["noise"], [1.0, 1.0], "shares must be one a constraint, 1, got 2"),
-        (["noise", "mixing"], [1.0, -1.0], "shares must be finite and at least 0"),
-        (["translation:8"], [], "must be less than the 8 mel bins, got 8"),
-        (["noise:-1"], [], "noise_stddev must be a number, positive"),
-        ([], [], "constraints must be at least one"),
-    ],
-)
-def test_make_plan_says_what_is_wrong(constraints, shares, message):
-    with pytest.raises(ValueError, match=message):
-        make_plan(constraints, 10, shares=shares)
-
-
-@pytest.mark.parametrize(
-    ("clips", "constraint", "count", "message"),
-    [
-        ([], "noise", 1, r"here has 0 recording\(s\) with at least one window"),
-        ([indexed("a", "a", 9)], "noise", 1, r"1 recording\(s\).*expected at least 2 \(are the values"),
-        (
-            [indexed("a", "a", 1), indexed("b", "b", 1)], "proximity:10", 1,
-            r"no window of here can be an anchor under Proximity\(max_time_gap_seconds=10\.0\): no recording",
-        ),
-        (
-            [indexed("a", "a", 1), indexed("b", "b", 1)], "mixing:0.25", 3,
-            r"here can give 2 triplets under Mixing\(mixing_weight=0\.25\) without one coming twice, and 3 "
-            r"were asked for; lower the count, add recordings, or allow repeats\.",
-        ),
-        ([indexed("a", "a", 1), indexed("b", "b", 1)], "labels", 1, "the clips of here have no labels"),
-        (
-            [indexed("a", "a", 2, classes=(0,)), indexed("b", "b", 3, classes=(0,))], "labels", 1,
-            r"no class of here has two windows and a .*; found 'x' \(5 windows\), 'y' \(0 windows\)\. E",
-        ),
-        (
-            [indexed("a", "a", 1, classes=(0,)), indexed("b", "b", 1, classes=(1,))], "labels", 1,
-            r"no class .*found 'x' \(1 windows\), 'y' \(1 windows\)",
-        ),
-        (
-            [indexed("a", "a", 2, classes=(0,)), indexed("b", "b", 2, classes=(1,))], "labels", 9,
-            r"here can give 8 triplets under Labels\(\) without one coming twice, and 9 were",
-        ),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_said(clips, constraint, count, message):
-    plan = make_plan([constraint], count, class_names="xy")
-    totals = index_for(clips, plan).totals if clips else windows.add_up([], 1, 1, plan.num_counted_classes)
-    with pytest.raises(drawing.ImpossibleError, match=message):
-        drawing.require_possible(plan, totals, NUM_FRAMES, "here")
-
-
-def test_without_class_names_there_are_no_labels():
-    plan = make_plan(["labels"], 1)
-    index = index_for([indexed("a", "a", 1), indexed("b", "b", 1)], plan)
-    with pytest.raises(
-        drawing.ImpossibleError, match="'labels' was asked for, and the clips of here have no"
-    ):
-        drawing.require_possible(plan, index.totals, NUM_FRAMES, "here")
-
-
-def test_repeats_may_be_allowed_but_not_the_impossible():
-    plan = make_plan(["mixing"], 3)
-    totals = index_for([indexed("a", "a", 1), indexed("b", "b", 1)], plan).totals
-    drawing.require_possible(plan, totals, NUM_FRAMES, "here", allow_repeats=True)
-    plan = make_plan(["proximity:10"], 3)
-    totals = index_for([indexed("a", "a", 1), indexed("b", "b", 1)], plan).totals
-    with pytest.raises(drawing.ImpossibleError, match="no window of here can be an anchor"):
-        drawing.require_possible(plan, totals, NUM_FRAMES, "here", allow_repeats=True)
-
-
 # Energies and records.
 
 
@@ -340,7 +256,7 @@ def test_positive_energies_stay_within_float16():
     ("constraint", "positive"),
     [
         (sampling.Labels(), 3.0), (sampling.Proximity(), 3.0), (sampling.Translation(0), 3.0),
-        (sampling.Mixing(0.5), 4.5), (sampling.Noise(1e-9), 3.0),
+        (sampling.Mixing(0.5), 4.5),
     ],
 )  # fmt: skip
 def test_encode_draw_writes_what_the_constraint_makes(constraint, positive):

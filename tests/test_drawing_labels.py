@@ -142,6 +142,23 @@ def test_a_set_far_larger_than_the_rare_class_still_has_no_triplet_twice(skewed)
     assert len({key_of(t) for t in found}) == len(found)
 
 
+def test_classes_without_triplets_are_named_with_the_reason():
+    clips = [
+        indexed("r", "r0", 2, classes=(0,)), indexed("r", "r1", 3, start_seconds=5.0, classes=(1,)),
+        indexed("s", "s", 2, classes=(0,)), indexed("t", "t", 1, classes=(2, 0)),
+    ]  # fmt: skip
+    plan = make_plan(["labels", "noise"], 12, class_names=("even", "odd", "rare", "absent"))
+    found = drawing.classes_without_triplets(plan, index_for(clips, plan).totals)
+    assert found == {
+        "even": "One of its windows has no negative: no window without the label in another recording.",
+        "rare": "It has 1 window, expected two: an anchor and another as its positive.",
+        "absent": "It has no window, expected two: an anchor and another as its positive.",
+    }
+    assert {t.label_class for t in draw(clips, plan)} == {None, 1}
+    plan = make_plan(["noise"], 12, class_names=("even", "odd", "rare", "absent"))
+    assert drawing.classes_without_triplets(plan, index_for(clips, plan).totals) == {}
+
+
 def test_eligible_classes():
     totals = index_for(CLIPS, make_plan(["labels"], 1, class_names=NAMES)).totals
     assert drawing.eligible_classes(totals).tolist() == [0, 1]

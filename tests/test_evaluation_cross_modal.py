@@ -1,5 +1,6 @@
 """Retrieval across modalities: which frame is a window's partner, what is drawn, both protocols, tables."""
 
+import dataclasses
 import json
 import math
 
@@ -164,6 +165,18 @@ def test_windows_that_share_a_frame_are_both_its_partners():
     to_sound = found.by_pair[evaluation.PICTURE_TO_SOUND]
     assert (to_sound.num_queries, to_sound.num_candidates) == (4, 12)
     assert to_sound.recall[1] == pytest.approx(3 / 12)
+
+
+def test_a_still_picture_is_one_candidate():
+    """Else what knows all could not tell its second 0 from its second 1, and would not find it at first."""
+    clips = [make_clip(n, num_windows=3) for n in range(4)]
+    still = [
+        dataclasses.replace(clip, frame_jpegs=(clip.frame_jpegs[0],) * len(clip.frame_jpegs))
+        for clip in clips
+    ]
+    found = evaluation.cross_modal_retrieval(still, by_identity(still), tiny.PARAMS)
+    to_picture = found.by_pair[evaluation.SOUND_TO_PICTURE]
+    assert (to_picture.num_candidates, to_picture.recall[1]) == (4, 1.0)
 
 
 def test_classes_need_labels_and_two_recordings_each():

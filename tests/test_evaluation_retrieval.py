@@ -191,7 +191,7 @@ def test_by_recordings_the_other_half_is_sought(run, tmp_path):
     directory = tiny.write_clips(tmp_path / "clips", clips)
     with pytest.raises(
         evaluation.EvaluationError,
-        match=r"clips: no class of 7 segments has two of them .*evaluate by recordings",
+        match=r"clips: no class of 7 segments has two of them, .*evaluate by recordings",
     ):
         evaluation.evaluate(directory, run)
     result = evaluation.evaluate(directory, run, by="recordings")

@@ -222,7 +222,24 @@ def test_a_sidecar_from_before_there_were_pictures_is_read():
     info = examples.DatasetInfo.from_json(json.dumps(fields), "here")
     assert (info.num_images, info.num_clips_without_images) == (0, 0)
     assert "images" not in str(info)
-    assert str(make_info()).endswith("3 rejected; 5 images, 1 clips without one")
+    assert str(make_info()).endswith("3 clips rejected; 5 images, 1 clips without one")
+
+
+def test_what_a_sidecar_says_of_itself():
+    assert str(make_info()).startswith(
+        "3 clips (7 windows) in 2 files; 2 labels, 2 folds, 3 clips rejected; "
+    )
+    assert str(make_info(num_clips=3)).startswith("3 clips (7 windows)")
+    assert str(make_info(num_clips=2, folds=("",))).startswith(
+        "3 pieces of 2 clips (7 windows) in 2 files; 2 labels, 0 folds, 3 clips rejected; "
+    )
+    assert ", 1 folds, " in str(make_info(folds=("", "1")))
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_no_json_is_not_written(number):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        make_info(parameters={"gap": number}).to_json()
 
 
 def test_a_sidecar_of_another_schema_is_refused():

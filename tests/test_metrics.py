@@ -280,6 +280,45 @@ def test_query_by_example_without_a_scorable_class_is_nan(shape):
     assert result.protocol == "no class could be scored"
 
 
+def naive_across_recordings(distances, labels, recordings):
+    """Average precision of one class, pair by pair."""
+    pairs = [
+        (distances[a, b], labels[b])
+        for a in np.flatnonzero(labels) for b in range(len(labels))
+        if recordings[a] != recordings[b] and (not labels[b] or a < b)
+    ]  # fmt: skip
+    targets = [distance for distance, is_target in pairs if is_target]
+    return np.mean([sum(d <= t for d in targets) / sum(d <= t for d, _ in pairs) for t in targets]), (
+        len(targets) / len(pairs)
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_of_one_recording_are_left_out(seed):
+    rng = np.random.default_rng(seed)
+    embeddings, labels = rng.normal(size=(24, 3)), rng.random((24, 2)) < 0.4
+    recordings = rng.integers(0, 9, 24)
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    distances = np.round(1 - units @ units.T, metrics.DISTANCE_DECIMALS)
+    expected = [naive_across_recordings(distances, labels[:, column], recordings) for column in (0, 1)]
+    result = metrics.query_by_example_map(embeddings, labels, recordings=recordings)
+    np.testing.assert_allclose(result.per_class, [score for score, _ in expected])
+    assert result.chance == pytest.approx(np.mean([chance for _, chance in expected]))
+    assert result.protocol == "all pairs, none of one recording"
+
+
+def test_two_cuts_of_a_recording_score_nothing():
+    """A class of one recording has no pair; neither tells one that only knows recordings anything."""
+    labels = np.repeat([[True, False], [False, True]], 4, axis=0)
+    recordings = np.array(["a", "a", "a", "a", "b", "b", "c", "c"])
+    knows_recordings = (recordings[:, None] == ["a", "b", "c"]).astype(float)
+    result = metrics.query_by_example_map(knows_recordings, labels, recordings=recordings)
+    assert np.isnan(result.per_class[0])
+    assert result.per_class[1] == result.chance == 4 / 20
+    with pytest.raises(ValueError, match=r"recordings must be \(8,\), one a segment, got \(3,\)"):
+        metrics.query_by_example_map(knows_recordings, labels, recordings=["a", "b", "c"])
+
+
 def test_zero_vectors_are_at_distance_one_from_everything():
     # Present: zero, e1, e1; absent: -e1. Targets at 1, 1, 0; non-targets at 1, 2, 2. (1 + 2 * 3/4) / 3.
     embeddings = np.array([[0, 0], [1, 0], [1, 0], [-1, 0]], np.float32)

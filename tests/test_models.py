@@ -283,9 +283,10 @@ def test_a_model_is_saved_and_loaded_with_its_optimizer(tmp_path):
         np.testing.assert_allclose(old, new, atol=1e-6)
 
 
-def test_a_negative_margin_is_refused():
-    with pytest.raises(ValueError, match=r"margin must be at least 0, got -0\.1"):
-        build_model(margin=-0.1)
+@pytest.mark.parametrize("margin", [-0.1, float("nan"), float("inf")])
+def test_a_margin_that_is_none_is_refused(margin):
+    with pytest.raises(ValueError, match=f"margin must be at least 0 and finite, got {margin}"):
+        build_model(margin=margin)
 
 
 # Two devices.

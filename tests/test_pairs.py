@@ -1,6 +1,7 @@
 """Which windows and frames a pair gets: near in time, exact counts, no pair twice, uniform draws."""
 
 import collections
+import dataclasses
 import itertools
 import math
 
@@ -14,6 +15,7 @@ from scipy import stats
 from test_windows import STEP, make_index
 
 from tfsound import examples, pairs, sampling, windows
+from tfsound.windows import totals as totals_module
 
 UNTIMED = settings(deadline=None)  # a busy machine may be slow
 MODALITIES = (examples.AUDIO_AUDIO, examples.AUDIO_IMAGE)
@@ -242,7 +244,7 @@ def test_make_plan_says_what_is_wrong(modality, gap, message):
         (
             [indexed("a", "a", 2), indexed("b", "b", 3)], "audio_audio", 6,
             r"here can give 5 pairs without one coming twice, as each of 5 windows is used equally often and "
-            r"one has 1 near; 6 were asked for: lower the count, or allow repeats",
+            r"one has 1 near; 6 were asked for: lower the count, or pass --allow-repeats; repeats come only",
         ),
     ],
 )  # fmt: skip
@@ -266,6 +268,70 @@ def test_a_set_that_says_it_has_no_frames_is_refused_at_once():
     with pytest.raises(pairs.ImpossibleError, match=r"here gives no pairs .*the set holds no frames; make"):
         pairs.require_frames(make_plan("audio_image", 1.0, 1), info, "here")
     pairs.require_frames(make_plan("audio_audio", 1.0, 1), info, "here")
+
+
+@pytest.mark.parametrize(
+    ("modality", "most", "message"),
+    [
+        (
+            "audio_audio",
+            6,
+            "here holds 3 windows, of which 6 pairs can be made at most, and 7 were asked for",
+        ),
+        (
+            "audio_image",
+            15,
+            "here holds 3 windows and 5 frames, of which 15 pairs can be made at most, and 16",
+        ),
+    ],
+)
+def test_what_the_sidecar_shows_is_said_before_any_clip_is_read(modality, most, message):
+    info = examples.DatasetInfo(examples.CLIPS, tiny.PARAMS, (), num_windows=3, num_images=5)
+    pairs.require_plausible(make_plan(modality, 1.0, most), info, "here")
+    with pytest.raises(pairs.ImpossibleError, match=message):
+        pairs.require_plausible(make_plan(modality, 1.0, most + 1), info, "here")
+    pairs.require_plausible(make_plan(modality, 1.0, most + 1), info, "here", allow_repeats=True)
+    nothing = dataclasses.replace(info, num_windows=0)
+    with pytest.raises(
+        pairs.ImpossibleError, match=r"here holds 0 windows.*, of which 0 pairs .*; add recordings\."
+    ):
+        pairs.require_plausible(make_plan(modality, 1.0, 1), nothing, "here", allow_repeats=True)
+
+
+def test_recordings_without_a_pair_are_named_with_the_reason():
+    clips = [
+        indexed("silent film", "a", 2), indexed("apart", "b", 2, frames=[30.0, 31.0]),
+        indexed("single", "c", 1, frames=[0.04]),
+        indexed("late", "d", 1), indexed("late", "e", 1, start_seconds=20.0, frames=[0.5]),
+        indexed("good", "f", 2, frames=[0.0]),
+    ]  # fmt: skip
+    plan = make_plan("audio_image", 1.0, 1)
+    found = pairs.failures(plan, index_for(clips, plan, bits=2).totals)
+    assert sorted(found, key=lambda failure: failure["recording_id"]) == [
+        {
+            "recording_id": "apart",
+            "reason": "The nearest of its 2 frames is 29.9 s from the centre of a window, expected at most "
+            "1 s.",
+        },
+        {"recording_id": "silent film", "reason": "It has no frame of video, and no picture."},
+    ]
+    plan = make_plan("audio_audio", 1.0, 1)
+    found = pairs.failures(plan, index_for(clips, plan).totals)
+    assert sorted(found, key=lambda failure: failure["recording_id"]) == [
+        {"recording_id": "late", "reason": "No two of its 2 windows start less than 1 s apart."},
+        {"recording_id": "single", "reason": "It holds one context window only."},
+    ]
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+def test_those_named_are_the_first_of_the_global_order(bits, monkeypatch):
+    monkeypatch.setattr(totals_module, "MAX_NAMED", 7)
+    clips = [indexed(f"r{n}", f"c{n}", 1 + (n % 3 == 0)) for n in range(90)]
+    plan = make_plan("audio_audio", 1.0, 1)
+    totals = index_for(clips, plan, bits=bits).totals
+    single = sorted((f"r{n}" for n in range(90) if n % 3), key=sampling.stable_hash)
+    assert [failure["recording_id"] for failure in pairs.failures(plan, totals)] == single[:7]
+    assert pairs.num_recordings_without_pairs(totals) == 60
 
 
 def test_a_draw_is_encoded_with_what_it_is_made_of():

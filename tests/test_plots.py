@@ -333,6 +333,26 @@ def test_plots_need_no_pyplot():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_plot_budgets_shows_mean_and_spread_over_the_number_of_labels():
+    figure = plots.plot_budgets(
+        {"random": ([10, 100], [[0.2, 0.4], [0.5]]), "cluster": ([10], [[0.6]])}, score_name="mAP"
+    )
+    (axes,) = figure.axes
+    np.testing.assert_allclose(axes.lines[0].get_xdata().astype(float), [10, 100])
+    np.testing.assert_allclose(axes.lines[0].get_ydata().astype(float), [0.3, 0.5])
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["random", "cluster"]
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"),
+    [({}, "no curve"), ({"a": ([1, 2], [[0.1]])}, "a: needs scores"), ({"a": ([0], [[0.1]])}, "above 0")],
+)
+def test_plot_budgets_needs_scores_of_numbers_of_labels(curves, message):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_budgets(curves, score_name="mAP")
+
+
 def test_plot_sweep_shows_mean_spread_and_the_paper():
     figure = plots.plot_sweep(
         [0.1, 0.5], [[0.2, 0.4], [0.5]], [0.45, 0.48], parameter_name="noise_stddev", score_name="mAP"

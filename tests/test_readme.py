@@ -1,13 +1,16 @@
+import functools
 import importlib
+import inspect
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tfsound import cli
+from tfsound import arguments, cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -28,6 +31,31 @@ def test_the_python_of_the_readme_runs(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "learned embedding" in done.stdout
     assert "exported demo/model/1" in done.stdout
+
+
+def commands():
+    """Every call of tfsound in a shell block, and those in the text that are given arguments."""
+    for block in code_blocks("sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from (part.strip() for part in line.split("&&") if part.strip().startswith("tfsound "))
+    table = README.split("## ")[0]
+    for call in re.findall(r"`(tfsound [a-z-]+ [^`]+)`", README.replace(table, "")):
+        if "COMMAND" not in call:
+            yield call.replace("...", "")
+
+
+@pytest.mark.parametrize("call", sorted(set(commands())))
+def test_every_call_of_the_readme_can_be_parsed(call):
+    _, name, *words = shlex.split(call)
+    parser, function = cli.command_parser(name)
+    called = []
+
+    def stand_in(**values):
+        called.append(values)
+
+    stand_in.__signature__ = inspect.signature(function)
+    arguments.call(parser, functools.wraps(function)(stand_in), words)
+    assert called
 
 
 def test_every_command_of_the_readme_exists():

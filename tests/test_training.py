@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tfsound import examples, losses, models, networks, training
 
@@ -163,6 +165,7 @@ def test_a_run_leaves_what_it_says(whole_run, triplets):
     assert config == SETTINGS | {
         "triplets": [triplets], "num_triplets": NUM_TRIPLETS, "margin": 0.1, "mining": "on",
         "constraints": [], "source_weights": [], "precision": "float32", "learning_rate_decay": "cosine",
+        "patience_intervals": 0,
     }  # fmt: skip
     info = json.loads(pathlib.Path(output, "encoder.json").read_text())
     assert info == {"config": config, "mel_params": tiny.PARAMS.to_dict()}
@@ -311,6 +314,15 @@ def named_sets(tmp_path_factory):
         write_named_set(folder / name, range(start, start + 20), [f"{name}:1"])
         for start, name in ((0, "noise"), (20, "mixing"))
     ]
+
+
+def test_constraints_without_a_triplet_decide_nothing(named_sets, tmp_path):
+    parameters = {"constraints": ["noise:1", "translation:2"], "counts": [4, 0]}
+    records = [[tiny.make_triplet(number)[0] for number in range(20)]]
+    triplets = tiny.write_set(tmp_path / "set", examples.TRIPLETS, records, parameters=parameters)
+    training.train([triplets], str(tmp_path / "run"), **SETTINGS | {"num_steps": 2})
+    assert config_of(tmp_path / "run")["mining"] == "off"
+    assert config_of(tmp_path / "run")["constraints"] == ["noise:1"]
 
 
 def config_of(run):
@@ -515,9 +527,128 @@ def test_a_folder_of_others_is_left_alone(triplets, tmp_path, name, overwrite):
     (tmp_path / name).write_text('{"model_type": "bert"}')
     with pytest.raises(training.TrainingError, match="exists and is no training run; name another output"):
         training.train([triplets], str(tmp_path), overwrite=overwrite, **SETTINGS)
-    with pytest.raises(training.TrainingError, match="exists and is no training run"):
+    with pytest.raises(NotADirectoryError, match="is a file, expected a folder or nothing"):
         training.train([triplets], str(tmp_path / name), overwrite=overwrite, **SETTINGS)
     assert os.listdir(tmp_path) == [name]
+
+
+# Until convergence.
+
+# A rate so low that the loss only wavers: 20 intervals of 2 steps, were it not for the patience.
+WAVERING = SETTINGS | {
+    "num_steps": 40, "steps_per_checkpoint": 2, "learning_rate": 1e-6, "learning_rate_decay": "constant",
+}  # fmt: skip
+PATIENCE = 3
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience_intervals", "expected"),
+    [
+        ([], 1, False),
+        ([5.0], 1, False),
+        ([5.0, 5.0], 1, True),
+        ([5.0, 5.0], 2, False),
+        ([5.0, 5.0, 5.0], 2, True),
+        ([5.0, 6.0, 7.0], 2, True),  # it only got worse
+        ([5.0, 5.0, 5.0], 0, False),
+        ([5.0, 4.0, 3.995], 1, True),  # 0.005 is less than 1 % of 1
+        ([5.0, 4.0, 3.985], 1, False),
+        ([5.0, 4.0, 3.995, 3.985], 2, False),  # small gains add up
+        ([5.0, 4.0, 3.995, 3.991], 2, True),
+        ([5.0, 4.0, 4.5, 3.0], 1, False),  # what came before the last best is past
+        ([1.0, -1.0, -1.01], 1, True),  # through 0: 0.01 is less than 1 % of 2
+        ([1.0, -1.0, -1.03], 1, False),
+        ([-7.0, -7.5, -7.504], 1, True),
+        ([-7.0, -7.5, -7.506], 1, False),
+    ],
+)
+def test_convergence_is_judged_by_what_the_loss_has_come_down(losses, patience_intervals, expected):
+    assert training.has_converged(losses, patience_intervals) is expected
+
+
+@given(
+    losses=st.lists(st.integers(-1000, 1000), max_size=20),
+    patience_intervals=st.integers(1, 5),
+    shift=st.integers(-1000, 1000),
+    scale=st.integers(1, 1000),
+)
+def test_convergence_is_of_the_curve_and_not_of_its_place(losses, patience_intervals, shift, scale):
+    # 1/64 and integers: every product is exact.
+    rule = {"patience_intervals": patience_intervals, "min_relative_improvement": 1 / 64}
+    moved = [scale * loss + shift for loss in losses]
+    assert training.has_converged(moved, **rule) == training.has_converged(losses, **rule)
+    # The best interval of all that improved lies at most so far back, or it has converged.
+    if training.has_converged(losses, **rule):
+        recent, before = losses[-patience_intervals:], losses[:-patience_intervals]
+        assert min(recent) >= min(before) - (losses[0] - min(before)) / 64
+        assert not training.has_converged([*losses, min(losses) - 2001], **rule)
+
+
+def num_rows_until_convergence(rows):
+    losses = [row["loss"] for row in rows]
+    return next(n for n in range(len(rows)) if training.has_converged(losses[:n], PATIENCE))
+
+
+@pytest.fixture(scope="module")
+def patient_run(triplets, tmp_path_factory):
+    """The rows of a run to its last step, and one that ends where the loss no longer falls."""
+    folder = tmp_path_factory.mktemp("patience")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
+        training.train([triplets], str(folder / "all"), **WAVERING)
+        summary = training.train(
+            [triplets], str(folder / "converged"), patience_intervals=PATIENCE, **WAVERING
+        )
+    return training.read_log(f"{folder}/all/log.csv"), summary
+
+
+def test_a_run_ends_where_its_loss_no_longer_falls(patient_run):
+    rows, summary = patient_run
+    num_rows = num_rows_until_convergence(rows)
+    assert PATIENCE < num_rows < len(rows) == 20
+    assert training.read_log(f"{summary.output}/log.csv") == rows[:num_rows]
+    assert (summary.num_steps, summary.converged, summary.final) == (2 * num_rows, True, rows[num_rows - 1])
+    assert str(summary) == (
+        f"trained {summary.output}: converged after {2 * num_rows} steps, loss {summary.final['loss']:.4f}"
+    )
+    assert training.finished_run(summary.output) == summary
+    assert checkpoint_names(summary.output)[-1] == f"step-{2 * num_rows:08d}"
+    assert json.loads(pathlib.Path(summary.output, "encoder.json").read_text())["config"]["num_steps"] == 40
+
+
+@pytest.mark.parametrize("back", [1, 3])
+def test_a_resumed_run_ends_at_the_same_interval(triplets, patient_run, tmp_path, back):
+    _, whole = patient_run
+    settings = WAVERING | {"patience_intervals": PATIENCE}
+    output = interrupted_run(triplets, str(tmp_path / "run"), whole.num_steps - back, **settings)
+    assert training.train([triplets], output, **settings).num_steps == whole.num_steps
+    require_same_end(output, whole.output)
+
+
+@pytest.mark.parametrize("where", ["before its checkpoint", "before its encoder"])
+def test_a_run_killed_at_its_convergence_trains_no_further(triplets, patient_run, tmp_path, where):
+    _, whole = patient_run
+    output, settings = str(tmp_path / "run"), WAVERING | {"patience_intervals": PATIENCE}
+    save = training.Checkpoints.save
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    def killed_at_the_last(self):
+        if training.steps_done(self.model) == whole.num_steps:
+            raise KeyboardInterrupt
+        save(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if where == "before its encoder":
+            patch.setattr(training.runs, "save_encoder", killed)
+        else:  # the log says that it has converged, and the last interval is to be done again
+            patch.setattr(training.Checkpoints, "save", killed_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            training.train([triplets], output, **settings)
+    assert len(training.read_log(f"{output}/log.csv")) == whole.num_steps // 2
+    training.train([triplets], output, **settings)
+    require_same_end(output, whole.output)
 
 
 # What goes wrong.
@@ -529,6 +660,7 @@ def test_a_folder_of_others_is_left_alone(triplets, tmp_path, name, overwrite):
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"steps_per_checkpoint": -1}, "steps_per_checkpoint must be at least 1, got -1"),
+        ({"patience_intervals": -1}, "patience_intervals must be at least 0, got -1"),
         ({"embedding_dim": 0}, "embedding_dim must be at least 1"),
         ({"learning_rate": 0.0}, r"learning_rate must be positive and finite, got 0\.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
@@ -541,7 +673,7 @@ def test_a_folder_of_others_is_left_alone(triplets, tmp_path, name, overwrite):
         ({"source_weights": (float("inf"),)}, r"source_weights must be finite, .*, got \[inf\]"),
         ({"source_weights": (0.0,)}, r"source_weights must be finite, .* not all 0, got \[0\.0\]"),
         ({"batch_size": 41}, "batch_size 41 exceeds the 40 triplets; lower it or sample more"),
-        ({"margin": -1.0}, r"margin must be at least 0, got -1\.0"),
+        ({"margin": -1.0}, r"margin must be at least 0 and finite, got -1\.0"),
         ({"encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),
         (
             {"learning_rate_decay": "linear"},

@@ -96,6 +96,19 @@ def interrupt_at(patch, step):
     patch.setattr(training.runs._Progress, "on_train_batch_end", interrupting)
 
 
+def kept_at_compilation(monkeypatch):
+    """{name of a part: its weights} of the next model, when all that a start takes over was taken over."""
+    kept = {}
+    original = training.coincidence.runs.compile_model
+
+    def compiling(model, config):
+        kept.update({name: part.get_weights() for name, part in model.parts.items()})
+        original(model, config)
+
+    monkeypatch.setattr(training.coincidence.runs, "compile_model", compiling)
+    return kept
+
+
 def require_same_end(run, whole):
     models_of_both = [training.load_coincidence_model(path)[0] for path in (run, whole)]
     for found, expected in zip(*[model.get_weights() for model in models_of_both], strict=True):
@@ -116,8 +129,9 @@ def test_a_run_leaves_what_it_says(whole_run, pairs):
     assert config == SETTINGS | {
         "audio_audio": pairs[:1], "audio_image": pairs[1:], "num_audio_audio": NUM_PAIRS,
         "num_audio_image": NUM_PAIRS, "image_encoder": "tiny", "unit_norm": False,
-        "audio_audio_weight": 0.1, "negatives": "all_pairs", "precision": "float32",
-        "learning_rate_decay": "cosine", "start_from": "",
+        "audio_audio_weight": 0.1, "num_clusters": 0, "cluster_weight": 0.1, "diversity_weight": 1.1,
+        "negatives": "all_pairs", "precision": "float32", "learning_rate_decay": "cosine",
+        "patience_intervals": 0, "start_from": "",
     }  # fmt: skip
     info = json.loads(pathlib.Path(output, "encoder.json").read_text())
     assert info == {"config": config, "mel_params": tiny.PARAMS.to_dict()}
@@ -141,7 +155,7 @@ def test_the_model_of_a_run_holds_its_encoder_and_no_optimizer(whole_run):
     windows = np.random.default_rng(0).normal(size=(3, *tiny.WINDOW)).astype(np.float32)
     np.testing.assert_array_equal(model(windows), encoder(windows))
     checkpoint = sorted(pathlib.Path(output, "checkpoints").iterdir())[-1]
-    trained = training.coincidence._compiled_model(config_of(output), tiny.PARAMS)
+    trained = training.coincidence._compiled_model(config_of(output), tiny.PARAMS, is_resumed=False)
     trained.load_weights(checkpoint / "model.weights.h5")
     for name, part in trained.parts.items():
         for one, other in zip(part.get_weights(), model.parts[name].get_weights(), strict=True):
@@ -202,6 +216,10 @@ def test_sound_alone_makes_a_model_without_images(pairs, tmp_path):
     output = str(tmp_path / "run")
     training.train_coincidence(output, audio_audio=pairs[:1], precision="bfloat16", **SETTINGS)
     assert (config_of(output)["image_encoder"], config_of(output)["audio_image"]) == ("", [])
+    with pytest.raises(ValueError, match="image_encoder 'vgg' was given, and no pairs of sound and image"):
+        training.train_coincidence(
+            str(tmp_path / "other"), audio_audio=pairs[:1], image_encoder="vgg", **SETTINGS
+        )
     model, _ = training.load_coincidence_model(output)
     assert set(model.parts) == {"audio_encoder", "audio_audio_head"}
     assert model.audio_audio_head.compute_dtype == "bfloat16"
@@ -229,14 +247,7 @@ def test_the_correspondence_baseline_is_row_d_of_table_1(pairs, tmp_path):
 
 def test_a_run_starts_from_the_weights_of_another(pairs, image_run, tmp_path, monkeypatch):
     started_from, _ = image_run
-    kept = {}
-    original = training.coincidence.runs.compile_model
-
-    def compiling(model, config):
-        kept.update({name: part.get_weights() for name, part in model.parts.items()})
-        original(model, config)
-
-    monkeypatch.setattr(training.coincidence.runs, "compile_model", compiling)
+    kept = kept_at_compilation(monkeypatch)
     output = str(tmp_path / "run")
     training.train_coincidence(
         output, audio_audio=pairs[:1], audio_image=pairs[1:], start_from=started_from, **SETTINGS
@@ -251,16 +262,20 @@ def test_a_run_starts_from_the_weights_of_another(pairs, image_run, tmp_path, mo
     assert training.read_log(f"{output}/log.csv")[0]["audio_image_loss"] < fresh
 
 
-def test_a_resumed_run_does_not_start_over(pairs, image_run, tmp_path):
+def test_a_resumed_run_does_not_start_over_and_needs_no_start(pairs, image_run, tmp_path):
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
-    settings = SETTINGS | {"start_from": image_run[0]}
+    started_from = shutil.copytree(image_run[0], tmp_path / "start")
+    settings = SETTINGS | {"start_from": str(started_from)}
     training.train_coincidence(whole, audio_audio=pairs[:1], **settings)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
+    shutil.rmtree(started_from)
     training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
     require_same_end(resumed, whole)
+    with pytest.raises(training.TrainingError, match="start holds no trained encoder"):
+        training.train_coincidence(resumed, audio_audio=pairs[:1], overwrite=True, **settings)
 
 
 @pytest.mark.parametrize(
@@ -289,15 +304,20 @@ def test_a_start_with_another_front_end_is_refused(image_run, tmp_path):
 
 def test_what_is_no_finished_run_on_pairs_is_no_start(pairs, tmp_path):
     triplets = tiny.write_triplets(tmp_path / "triplets", range(8))
-    run = str(tmp_path / "triplet_run")
-    training.train([triplets], run, **(SETTINGS | {"num_steps": 1}))
+    run = tmp_path / "unknown_run"
+    training.train([triplets], str(run), **(SETTINGS | {"num_steps": 1}))
+    info = json.loads((run / "encoder.json").read_text())
+    del info["config"]["triplets"]
+    (run / "encoder.json").write_text(json.dumps(info))
     with pytest.raises(training.TrainingError, match=r"holds no model\.keras: it was not trained on pairs"):
-        training.train_coincidence(str(tmp_path / "run"), audio_audio=pairs[:1], start_from=run, **SETTINGS)
+        training.train_coincidence(
+            str(tmp_path / "run"), audio_audio=pairs[:1], start_from=str(run), **SETTINGS
+        )
     with pytest.raises(training.TrainingError, match="it does not exist"):
         training.train_coincidence(
             str(tmp_path / "run"), audio_audio=pairs[:1], start_from="nowhere", **SETTINGS
         )
-    assert sorted(os.listdir(tmp_path)) == ["triplet_run", "triplets"]
+    assert sorted(os.listdir(tmp_path)) == ["triplets", "unknown_run"]
 
 
 # What goes wrong.
@@ -311,6 +331,9 @@ def test_what_is_no_finished_run_on_pairs_is_no_start(pairs, tmp_path):
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"learning_rate": -1.0}, r"learning_rate must be positive and finite, got -1\.0"),
         ({"audio_audio_weight": 2.0}, r"audio_audio_weight must be in \[0, 1\], got 2\.0"),
+        ({"num_clusters": 1}, "num_clusters must be 0, for none, or at least 2, got 1"),
+        ({"num_clusters": 5, "cluster_weight": 2.0}, r"cluster_weight must be in \[0, 1\], got 2\.0"),
+        ({"num_clusters": 5, "diversity_weight": -1.0}, r"diversity_weight must be finite and at least 0"),
         ({"negatives": "none"}, "negatives must be one of .*, got 'none'"),
         ({"encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),
         ({"image_encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),

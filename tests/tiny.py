@@ -70,7 +70,7 @@ def make_triplet(number, *, num_recordings=7):
     return examples.encode_triplet(encoded, refs, f"number:{number}"), windows, refs
 
 
-def write_set(directory, kind, shards, *, mel_params=PARAMS, **fields):
+def write_set(directory, kind, shards, *, mel_params=PARAMS, num_windows=1, **fields):
     """Writes lists of records as the shards of a set, with its sidecar."""
     os.makedirs(directory)
     described = []
@@ -82,7 +82,7 @@ def write_set(directory, kind, shards, *, mel_params=PARAMS, **fields):
                 writer.write(record)
         described.append(examples.Shard(name, len(records), os.path.getsize(path)))
     info = examples.DatasetInfo(
-        kind=kind, mel_params=mel_params, shards=tuple(described), num_windows=1, **fields
+        kind=kind, mel_params=mel_params, shards=tuple(described), num_windows=num_windows, **fields
     )
     with open(os.path.join(directory, examples.INFO_NAME), "w", encoding="utf-8") as file:
         file.write(info.to_json())
@@ -94,6 +94,7 @@ def write_clips(directory, clips):
     records = [examples.encode_clip(clip) for clip in clips]
     return write_set(
         directory, examples.CLIPS, [records[::2], records[1::2]],
+        num_windows=sum(PARAMS.num_windows(len(clip.mel_energy)) for clip in clips),
         label_names=tuple(sorted({label for clip in clips for label in clip.labels})),
         folds=tuple(sorted({clip.fold for clip in clips if clip.fold})),
         num_images=sum(len(clip.frame_jpegs) for clip in clips),

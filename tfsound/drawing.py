@@ -23,7 +23,7 @@ _MAX_ENERGY = 65504.0
 
 
 class ImpossibleError(ValueError):
-    """Triplets were asked for that the clips cannot give; the message says why, and what they can."""
+    """The clips cannot give the triplets or pairs that were asked for; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def make_plan(
     return Plan(parsed, counts, seed, info.label_names)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Draw:
     """One triplet being put together; `label_class` where the constraint is explicit labels."""
 
@@ -99,7 +99,8 @@ def eligible_classes(totals: windows.Totals) -> np.ndarray:
 def capacity(plan: Plan, totals: windows.Totals, num_frames: int) -> tuple[float, ...]:
     """How many triplets each constraint can give without one coming twice: a whole number or infinity.
 
-    Anchors are used equally often, so the anchor with the fewest possible triplets sets the bound.
+    Anchors are used equally often, so the anchor with the fewest possible triplets sets the bound; of all
+    triplets there are it is only a part.
     """
     return tuple(_capacity(constraint, plan, totals, num_frames) for constraint in plan.constraints)
 
@@ -137,24 +138,71 @@ def require_possible(
     for constraint, count, most in zip(
         plan.constraints, plan.counts, capacity(plan, totals, num_frames), strict=True
     ):
+        name = sampling.constraint_text(constraint)
         if count and not most:
             raise ImpossibleError(
-                f"no window of {where} can be an anchor under {constraint}: no recording has two windows "
-                "that near; expected longer recordings or a larger gap."
+                f"no window of {where} can be an anchor under {name}: no recording has two windows that "
+                "near; expected longer recordings or a larger gap."
             )
         if count > most and not allow_repeats:
             raise ImpossibleError(
-                f"{where} can give {most:,} triplets under {constraint} without one coming twice, "
-                f"and {count:,} were asked for; lower the count, add recordings, or allow repeats."
+                f"{where} can give {most:,} triplets under {name} with every anchor used equally often and "
+                f"no triplet twice, and {count:,} were asked for; lower the count, add recordings, or pass "
+                "--allow-repeats: triplets come again only where an anchor has used up its own."
             )
 
 
-def _require_classes(plan: Plan, totals: windows.Totals, where: str) -> None:
-    if not plan.class_names or not totals.member_starts[:, -1].any():
-        raise ImpossibleError(
-            f"the constraint 'labels' was asked for, and the clips of {where} have no labels; label them in "
-            "the manifest, or take other constraints."
+def require_plausible(
+    plan: Plan, info: examples.DatasetInfo, where: str, *, allow_repeats: bool = False
+) -> None:
+    """Raises: ImpossibleError where the sidecar of the clips shows that they cannot give what is asked for.
+
+    What it cannot show, `require_possible` finds in the index.
+    """
+    if plan.uses_labels and not plan.class_names:
+        raise _no_labels(where)
+    for constraint, count in zip(plan.constraints, plan.counts, strict=True):
+        require_at_most(
+            _most_of_windows(constraint, info.num_windows, info.mel_params.context_frames),
+            count,
+            f"triplets under {sampling.constraint_text(constraint)}",
+            f"{where} holds {info.num_windows:,} windows",
+            allow_repeats=allow_repeats,
         )
+
+
+def require_at_most(most: float, count: int, what: str, holding: str, *, allow_repeats: bool) -> None:
+    """Raises: ImpossibleError where more is asked for than can be made of what the clips are holding."""
+    if count and (not most or (count > most and not allow_repeats)):
+        remedy = "lower the count, add recordings, or pass --allow-repeats" if most else "add recordings"
+        raise ImpossibleError(
+            f"{holding}, of which {most:,} {what} can be made at most, and {count:,} were asked for; "
+            f"{remedy}."
+        )
+
+
+def _most_of_windows(
+    constraint: sampling.Constraint | sampling.Labels, num_windows: int, num_frames: int
+) -> float:
+    """No fewer triplets than so many windows can give, whatever their recordings and classes."""
+    if isinstance(constraint, sampling.Labels | sampling.Proximity):
+        return num_windows * max(0, num_windows - 1) * max(0, num_windows - 2)
+    ways = constraint.num_alterations(num_frames)
+    if ways is None and num_windows >= 2:
+        return math.inf
+    return num_windows * max(0, num_windows - 1) * (ways or 1)
+
+
+def _no_labels(where: str) -> ImpossibleError:
+    return ImpossibleError(
+        f"the constraint 'labels' was asked for, and the clips of {where} have no labels; label them in the "
+        "manifest, or take other constraints."
+    )
+
+
+def _require_classes(plan: Plan, totals: windows.Totals, where: str) -> None:
+    if not totals.member_starts[:, -1].any():
+        raise _no_labels(where)
     if not len(eligible_classes(totals)):
         sizes = {name: totals.num_members(number) for number, name in enumerate(plan.class_names)}
         shown = ", ".join(f"{name!r} ({size} windows)" for name, size in list(sizes.items())[:5])
@@ -162,6 +210,20 @@ def _require_classes(plan: Plan, totals: windows.Totals, where: str) -> None:
             f"no class of {where} has two windows and a window without it in another recording, so explicit "
             f"labels make no triplet; found {shown}. Expected at least two classes."
         )
+
+
+def classes_without_triplets(plan: Plan, totals: windows.Totals) -> dict[str, str]:
+    """The classes that no triplet is made of under explicit labels, and why."""
+    if not plan.uses_labels:
+        return {}
+    left_out = sorted(set(range(len(plan.class_names))) - set(eligible_classes(totals).tolist()))
+    return {plan.class_names[number]: _why_left_out(totals.num_members(number)) for number in left_out}
+
+
+def _why_left_out(num_members: int) -> str:
+    if num_members >= 2:
+        return "One of its windows has no negative: no window without the label in another recording."
+    return f"It has {num_members or 'no'} window, expected two: an anchor and another as its positive."
 
 
 _Step = Callable[[windows.Bucket], None]
@@ -282,9 +344,9 @@ def draw_triplets(
     drawing = _Drawing(plan, totals, num_frames)
     draws = [drawing.add(slot) for slot in slots]
     for steps_by_bucket in (drawing.first_pass, drawing.second_pass):
-        for number, steps in sorted(steps_by_bucket.items()):
+        for number in sorted(steps_by_bucket):
             bucket = load_bucket(number)
-            for step in steps:
+            for step in steps_by_bucket.pop(number):
                 step(bucket)
     return draws
 

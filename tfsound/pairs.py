@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from tfsound import examples, sampling, windows
-from tfsound.drawing import ImpossibleError
+from tfsound.drawing import ImpossibleError, require_at_most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def make_plan(
     return Plan(constraint, count, seed, info.label_names)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Draw:
     """One pair: the anchor, and the window or frame that it goes with."""
 
@@ -106,8 +106,8 @@ def require_possible(plan: Plan, totals: windows.Totals, where: str, *, allow_re
         raise ImpossibleError(
             f"{where} can give {capacity(totals):,} pairs without one coming twice, as each of "
             f"{totals.num_anchors(0):,} windows is used equally often and one has "
-            f"{_fewest_partners(totals):,} near; {plan.count:,} were asked for: lower the count, or allow "
-            "repeats, which come only where a window has used up what is near."
+            f"{_fewest_partners(totals):,} near; {plan.count:,} were asked for: lower the count, or pass "
+            "--allow-repeats; repeats come only where a window has used up what is near."
         )
 
 
@@ -115,6 +115,20 @@ def require_frames(plan: Plan, info: examples.DatasetInfo, where: str) -> None:
     """Raises: ImpossibleError where pairs with images are asked of a set that says it has no frame."""
     if plan.modality == examples.AUDIO_IMAGE and not info.num_images:
         raise _no_frames(where, "the set holds no frames")
+
+
+def require_plausible(
+    plan: Plan, info: examples.DatasetInfo, where: str, *, allow_repeats: bool = False
+) -> None:
+    """Raises: ImpossibleError where the sidecar of the clips shows that they cannot give what is asked for.
+
+    What it cannot show, `require_possible` finds in the index.
+    """
+    require_frames(plan, info, where)
+    holding, num_others = f"{where} holds {info.num_windows:,} windows", max(0, info.num_windows - 1)
+    if plan.modality == examples.AUDIO_IMAGE:
+        holding, num_others = f"{holding} and {info.num_images:,} frames", info.num_images
+    require_at_most(info.num_windows * num_others, plan.count, "pairs", holding, allow_repeats=allow_repeats)
 
 
 def _no_frames(where: str, found: str) -> ImpossibleError:
@@ -127,6 +141,28 @@ def _no_frames(where: str, found: str) -> ImpossibleError:
 def num_recordings_without_pairs(totals: windows.Totals) -> int:
     """Recordings with a window but none that may be an anchor."""
     return totals.num_recordings - int(totals.num_recordings_used[0])
+
+
+def failures(plan: Plan, totals: windows.Totals) -> list[dict[str, str]]:
+    """Recordings that gave no pair, and why: the first `windows.MAX_NAMED` of them."""
+    return [
+        {"recording_id": recording.recording_id, "reason": _why_unused(plan, recording)}
+        for recording in totals.unused[0]
+    ]
+
+
+def _why_unused(plan: Plan, recording: windows.UnusedRecording) -> str:
+    gap = f"{plan.constraint.max_time_gap_seconds:g} s"
+    if plan.modality == examples.AUDIO_AUDIO:
+        if recording.num_windows == 1:
+            return "It holds one context window only."
+        return f"No two of its {recording.num_windows} windows start less than {gap} apart."
+    if not recording.num_frames:
+        return "It has no frame of video, and no picture."
+    return (
+        f"The nearest of its {recording.num_frames} frames is {recording.smallest_gap_seconds:.3g} s from "
+        f"the centre of a window, expected at most {gap}."
+    )
 
 
 def draw_pairs(

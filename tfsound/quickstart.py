@@ -117,25 +117,27 @@ def quickstart(
     _require_valid(settings)
     # How many failures are borne changes nothing that is kept.
     kept = {name: value for name, value in settings.items() if name != "max_failure_fraction"}
-    resumption.take_up(output, kept, overwrite=overwrite, job="quickstart")
-    rows = _make_manifest(output, settings)
-    folds = folds or (min(row.fold for row in rows),)
-    _announce(rows, folds, output, settings)
-    clips = _make_clips(output, max_failure_fraction)
-    by = _scores_by(clips, folds)
-    runs = [_train_without(fold, clips, output, settings) for fold in folds]
-    result = evaluation.merge(
-        [
-            evaluation.evaluate(clips, run, by=by, folds=(fold,), seed=seed)
-            for fold, run in zip(folds, runs, strict=True)
-        ]
-    )
-    evaluation.write_evaluation(result, output)
-    pictures = draw_pictures(clips, runs[0], output, by=by, fold=folds[0], seed=seed)
-    model = os.path.join(output, "model")
-    if not os.path.isdir(os.path.join(model, "1")):
-        saved_model.export(runs[0], model)
-    return Quickstart(result, os.path.join(model, "1"), (os.path.join(output, "evaluation.png"), *pictures))
+    with resumption.taken_up(output, kept, overwrite=overwrite, job="quickstart"):
+        rows = _make_manifest(output, settings)
+        folds = folds or (min(row.fold for row in rows),)
+        _announce(rows, folds, output, settings)
+        clips = _make_clips(output, max_failure_fraction)
+        by = _scores_by(clips, folds)
+        runs = [_train_without(fold, clips, output, settings) for fold in folds]
+        result = evaluation.merge(
+            [
+                evaluation.evaluate(clips, run, by=by, folds=(fold,), seed=seed)
+                for fold, run in zip(folds, runs, strict=True)
+            ]
+        )
+        evaluation.write_evaluation(result, output)
+        pictures = draw_pictures(clips, runs[0], output, by=by, fold=folds[0], seed=seed)
+        model = os.path.join(output, "model")
+        if not os.path.isdir(os.path.join(model, "1")):
+            saved_model.export(runs[0], model)
+        return Quickstart(
+            result, os.path.join(model, "1"), (os.path.join(output, "evaluation.png"), *pictures)
+        )
 
 
 def _require_valid(settings: dict) -> None:

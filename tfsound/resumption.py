@@ -1,8 +1,63 @@
 """Outputs of several parts that one command makes, and goes on with when it is run again."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
+
+
+class InUseError(RuntimeError):
+    """Another process is at work in an output."""
+
+
+@contextlib.contextmanager
+def in_use(output: str) -> Iterator[None]:
+    """Makes the folder of a job, and keeps other processes out of it until the job ends, however it ends.
+
+    A file system without locks keeps nobody out.
+
+    Raises:
+      InUseError: another process is in it; NotADirectoryError: it is a file.
+    """
+    if os.path.isfile(output):
+        raise NotADirectoryError(f"{output} is a file, expected a folder or nothing; name another output.")
+    os.makedirs(output, exist_ok=True)
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUseError(
+                f"another process is at work in {output}; let it end, or name another output."
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(folder)
+
+
+def clear(output: str) -> None:
+    """Removes what a folder holds, and not the folder, which may be `in_use`."""
+    for entry in list(os.scandir(output)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.remove(entry.path)
+
+
+@contextlib.contextmanager
+def taken_up(output: str, settings: dict, *, overwrite: bool, job: str) -> Iterator[None]:
+    """`take_up`, with the output `in_use` until the job ends; arguments and errors are those of the two."""
+    with in_use(output):
+        take_up(output, settings, overwrite=overwrite, job=job)
+        yield
 
 
 def take_up(output: str, settings: dict, *, overwrite: bool, job: str) -> None:
@@ -22,7 +77,7 @@ def take_up(output: str, settings: dict, *, overwrite: bool, job: str) -> None:
     names = os.listdir(output) if os.path.isdir(output) else []
     settings = json.loads(json.dumps(settings))  # JSON makes lists of tuples
     if overwrite and parameters_name in names:
-        shutil.rmtree(output)
+        clear(output)
     elif names not in ([], [parameters_name]):  # alone, it says of what nothing came
         if parameters_name not in names:
             raise ValueError(f"{output} exists and is no output of {job}; name another --output.")

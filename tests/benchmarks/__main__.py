@@ -16,8 +16,10 @@ BENCHMARKS = (
     "examples_job",
     "triplets_job",
     "triplet_reader",
+    "classifier_reader",
     "triplet_loss",
     "coincidence_loss",
+    "cluster_loss",
     "long_file_memory",
     "evaluation_scale",
 )

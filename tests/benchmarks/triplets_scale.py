@@ -2,9 +2,14 @@
 
 `make triplets-scale`. The mel parameters are small ones, windows of 8 frames and 8 bins: a million triplets
 of the default windows would be 37 GB. What is drawn does not depend on them, what is written does.
+
+Two million clips are too many to make here. What differs for them is the index, which is cut into a thousand
+buckets and not into two: so the 10,000 recordings are cut into some hundreds as well, and the draws alone are
+timed over the index of two million clips, of which one bucket is made and read from disk for every other.
 """
 
 import collections
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -24,6 +29,9 @@ COUNTS = (10_000, 100_000, 1_000_000)
 CONSTRAINTS = ("noise:0.5,translation:2", "mixing:0.25", "proximity:10", "labels")
 CLASS_NAMES = ("common", "often", "rare", "scarce")
 NUM_OF_CLASS = (9_000, 900, 90, 9)  # the last recording is not labelled
+# (clips a bucket, examples drawn at a time for each bucket; 0 for one shard's at a time)
+BUCKETINGS = ((4096, 64), (20, 64), (20, 0))
+NUM_CLIPS, WINDOWS_A_CLIP, NUM_CLASSES = 2_000_000, 10, 527
 
 
 def write_clips(directory: pathlib.Path) -> None:
@@ -54,10 +62,12 @@ def write_clips(directory: pathlib.Path) -> None:
     (directory / examples.INFO_NAME).write_text(info.to_json())
 
 
-def run_once(clips: str, output: str, count: int) -> None:
+def run_once(clips: str, output: str, count: int, clips_per_bucket: int, examples_per_bucket: int) -> None:
     """One job, in this process: prints seconds and peak memory in MB."""
-    from tfsound.beam import triplets
+    from tfsound.beam import drawn_sets, triplets, window_index
 
+    window_index._CLIPS_PER_BUCKET = clips_per_bucket
+    drawn_sets._EXAMPLES_PER_BUCKET = examples_per_bucket
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
     triplets.sample_triplets(clips, output, constraints=CONSTRAINTS, count=count)
@@ -126,6 +136,52 @@ def check(directory: str, count: int) -> list[list[str]]:
     return [*shown, ["triplets that came twice", "0"]]
 
 
+def draw_once(folder: str, examples_per_bucket: int) -> None:
+    """One block of draws over the index of two million clips: prints its size, seconds, peak memory in MB."""
+    from tfsound import drawing, examples, mel, windows
+    from tfsound.beam import drawn_sets, window_index
+
+    names = tuple(f"class-{number:03d}" for number in range(NUM_CLASSES))
+    params = mel.MelParams()
+    info = examples.DatasetInfo(examples.CLIPS, params, (), NUM_CLIPS * WINDOWS_A_CLIP, label_names=names)
+    plan = drawing.make_plan(info, CONSTRAINTS, 10_000_000, (), 0)
+    bits = window_index.num_bucket_bits(NUM_CLIPS)
+    clips = [
+        windows.IndexedClip(
+            f"recording-{n}", f"recording-{n}-0", n % 1024, 123_456 * n, 30.0, WINDOWS_A_CLIP,
+            tuple(sorted({n % NUM_CLASSES, 7 * n % NUM_CLASSES})),
+        )
+        for n in range(NUM_CLIPS >> bits)
+    ]  # fmt: skip
+    constraints = plan.within_recordings
+    bucket = windows.build_bucket(clips, params, constraints)
+    path = window_index._bucket_path(folder, 0)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    window_index._save_arrays(path, **vars(bucket))
+    summary = windows.summarize(0, bucket, constraints, NUM_CLASSES)
+    totals = windows.add_up(
+        (dataclasses.replace(summary, bucket=number) for number in range(1 << bits)),
+        1 << bits, len(constraints), NUM_CLASSES,
+    )  # fmt: skip
+    drawn_sets._EXAMPLES_PER_BUCKET = examples_per_bucket
+    size = drawn_sets.examples_per_block(totals.num_buckets)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    start = time.process_time()
+    drawing.draw_triplets(
+        range(size), plan, totals, lambda number: window_index.load_bucket(folder, 0), params.context_frames
+    )
+    seconds = time.process_time() - start
+    print(f"{size} {seconds} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before}")
+
+
+def in_process(function: str, *arguments: str | int) -> list[float]:
+    """The figures that a function of this module prints, in a process of its own."""
+    command = [sys.executable, "-m", __spec__.name, function, *map(str, arguments)]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return list(map(float, done.stdout.split()))
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -133,10 +189,7 @@ def main() -> None:
         rows, output = [], ""
         for count in COUNTS:
             output = str(folder / f"triplets{count}")
-            command = [sys.executable, "-m", __spec__.name, str(folder / "clips"), output, str(count)]
-            environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"}
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-            seconds, imported, peak = map(float, done.stdout.split())
+            seconds, imported, peak = in_process("run_once", folder / "clips", output, count, *BUCKETINGS[0])
             num_bytes = sum(path.stat().st_size for path in pathlib.Path(output).iterdir())
             rows.append(
                 [
@@ -150,10 +203,33 @@ def main() -> None:
         print(table(header, rows))
         print(f"\nThe {COUNTS[-1]:,}, read back:\n")
         print(table(["what", "number"], check(output, COUNTS[-1])))
+        print(f"\n{COUNTS[1]:,} of them from an index in more buckets:\n")
+        rows = []
+        for clips_per_bucket, examples_per_bucket in BUCKETINGS:
+            many = str(folder / f"triplets-{clips_per_bucket}-{examples_per_bucket}")
+            seconds, imported, peak = in_process(
+                "run_once", folder / "clips", many, COUNTS[1], clips_per_bucket, examples_per_bucket
+            )
+            num_buckets = 1 << (NUM_RECORDINGS // clips_per_bucket).bit_length()
+            size = max(2048, examples_per_bucket * num_buckets)
+            rows.append(
+                [
+                    f"{num_buckets}", f"{size:,}", f"{seconds:.1f} s",
+                    f"{COUNTS[1] / seconds:,.0f}", f"{peak - imported:.0f} MB",
+                ]
+            )  # fmt: skip
+        print(table(["buckets", "drawn at a time", "time", "triplets a second", "over the imports"], rows))
+        print(f"\nThe draws alone, without reading and writing, from {NUM_CLIPS:,} clips, one core:\n")
+        rows = []
+        for examples_per_bucket in (0, 64):
+            size, seconds, peak = in_process("draw_once", folder, examples_per_bucket)
+            rows.append([f"{size:,.0f}", f"{seconds:.1f} s", f"{size / seconds:,.0f}", f"{peak:.0f} MB"])
+        print(table(["drawn at a time", "processor time", "draws a second", "memory"], rows))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        run_once(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    if len(sys.argv) > 1:
+        arguments = [int(text) if text.isdigit() else text for text in sys.argv[2:]]
+        {"run_once": run_once, "draw_once": draw_once}[sys.argv[1]](*arguments)
     else:
         main()

@@ -6,6 +6,7 @@ came from. Everything here runs without TensorFlow but the job `questions`, whic
 Source: Jansen et al. 2020, sections 3.3 and 4.2.
 """
 
+from tfsound.active_learning.annotated import AnnotatedWindows, annotated_windows
 from tfsound.active_learning.answer_job import LabelSummary, answers
 from tfsound.active_learning.answer_log import (
     LABELS,
@@ -30,12 +31,7 @@ from tfsound.active_learning.exchange import (
     write_question_csv,
 )
 from tfsound.active_learning.gathering import gather_answers
-from tfsound.active_learning.label_file import PropagatedLabels, read_propagated_labels
-from tfsound.active_learning.measures import LabelQuality, label_quality, num_active_clusters, v_measure
 from tfsound.active_learning.propagation import (
-    NEGATIVE,
-    POSITIVE,
-    UNCERTAIN,
     Propagation,
     WindowLabel,
     label_arrays,
@@ -47,7 +43,6 @@ from tfsound.active_learning.question_job import (
     questions,
     questions_from_embeddings,
     read_rows,
-    window_starts,
 )
 from tfsound.active_learning.question_set import (
     Neighbour,
@@ -58,9 +53,17 @@ from tfsound.active_learning.question_set import (
     read_windows,
     write_questions,
 )
-from tfsound.active_learning.records import ActiveLearningError
 from tfsound.active_learning.selection import EarlierQuestion, make_questions
 from tfsound.active_learning.simulation import Simulation, label_at_random, simulate, simulated_answers
+from tfsound.records import ActiveLearningError
+from tfsound.window_labels import (
+    NEGATIVE,
+    POSITIVE,
+    UNCERTAIN,
+    PropagatedLabels,
+    read_propagated_labels,
+    window_starts,
+)
 
 __all__ = [
     "LABELS",
@@ -71,12 +74,12 @@ __all__ = [
     "UNSURE",
     "WITHDRAWN",
     "ActiveLearningError",
+    "AnnotatedWindows",
     "Answer",
     "AnswerLog",
     "Assign",
     "Clustering",
     "EarlierQuestion",
-    "LabelQuality",
     "LabelSummary",
     "Neighbour",
     "PropagatedLabels",
@@ -89,6 +92,7 @@ __all__ = [
     "WindowClusters",
     "WindowLabel",
     "ancestors",
+    "annotated_windows",
     "answers",
     "audioset_classes",
     "clustering_of",
@@ -97,9 +101,7 @@ __all__ = [
     "k_means",
     "label_arrays",
     "label_at_random",
-    "label_quality",
     "make_questions",
-    "num_active_clusters",
     "propagate",
     "questions",
     "questions_from_embeddings",
@@ -113,7 +115,6 @@ __all__ = [
     "simulate",
     "simulated_answers",
     "unit_rows",
-    "v_measure",
     "window_starts",
     "write_classes",
     "write_label_studio_tasks",

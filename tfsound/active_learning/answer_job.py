@@ -8,21 +8,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from tfsound import resumption
+from tfsound import resumption, window_labels
 from tfsound.active_learning import label_file
 from tfsound.active_learning.answer_log import Answer
 from tfsound.active_learning.gathering import gather_answers
 from tfsound.active_learning.output import pending_folder
-from tfsound.active_learning.propagation import (
-    NEGATIVE,
-    ON_CONFLICT,
-    POSITIVE,
-    UNCERTAIN,
-    contradict,
-    propagate,
-)
-from tfsound.active_learning.question_set import QuestionSet, WindowKey, read_questions, read_windows
-from tfsound.active_learning.records import ActiveLearningError
+from tfsound.active_learning.propagation import ON_CONFLICT, contradict, propagate
+from tfsound.active_learning.question_set import QuestionSet, read_questions, read_windows
+from tfsound.records import ActiveLearningError
+from tfsound.window_labels import NEGATIVE, POSITIVE, UNCERTAIN, WindowKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +95,9 @@ def answers(
         )
     class_names = tuple(dict.fromkeys(name for set_ in question_sets for name in set_.class_names))
     conflicts = tuple(found[0].question_id for found in asked.values() if contradict(found))
-    with pending_folder(output, label_file.INFO_NAME, overwrite=overwrite) as folder:
+    with pending_folder(output, window_labels.INFO_NAME, overwrite=overwrite) as folder:
         records = _records(question_sets, asked, on_conflict=on_conflict, propagate_none=propagate_none)
-        counts = _write_records(os.path.join(folder, label_file.LABELS_NAME), records)
+        counts = _write_records(os.path.join(folder, window_labels.LABELS_NAME), records)
         counts |= {
             "num_questions": num_questions,
             "num_answered": len(asked),
@@ -114,7 +108,7 @@ def answers(
         }  # fmt: skip
         fields = label_file.summary_fields(class_names, questions, counts, settings)
         fields["conflicts"] = list(conflicts)
-        resumption.write_json(os.path.join(folder, label_file.INFO_NAME), fields)
+        resumption.write_json(os.path.join(folder, window_labels.INFO_NAME), fields)
     return LabelSummary(output=output, conflicts=conflicts, **counts)
 
 
@@ -159,7 +153,7 @@ def _write_records(path: str, records: Iterator[dict]) -> dict[str, int]:
     with open(path, "w", encoding="utf-8") as file:
         for record in records:
             kinds[record["kind"]] += 1
-            num_direct += record["source"] == label_file.DIRECT
+            num_direct += record["source"] == window_labels.DIRECT
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return {
         "num_labelled_windows": sum(kinds.values()),

@@ -25,7 +25,7 @@ from typing import IO
 
 from tfsound.active_learning.classes import SoundClass, write_classes
 from tfsound.active_learning.question_set import CLASSES_NAME, QuestionSet, read_questions
-from tfsound.active_learning.records import ActiveLearningError, field, parse_object, shown
+from tfsound.records import ActiveLearningError, field, parse_object, shown
 
 ANSWERS_NAME = "answers.jsonl"
 LOCK_NAME = "answers.lock"

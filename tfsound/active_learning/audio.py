@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from tfsound import datasets, media
 from tfsound.active_learning.question_set import AUDIO_FOLDER, Neighbour, Question
-from tfsound.active_learning.records import ActiveLearningError, shown
+from tfsound.records import ActiveLearningError, shown
 
 SAMPLE_RATE = 16_000
 SURROUNDINGS_SECONDS = 1.0

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
-from tfsound.active_learning.records import (
+from tfsound.records import (
     ActiveLearningError,
     csv_rows,
     field,

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from tfsound import sampling
-from tfsound.active_learning.records import ActiveLearningError
+from tfsound.records import ActiveLearningError
 
 # embeddings, float32 (windows, dim) -> cluster numbers, int (windows,): a trained cluster head, for example
 Assign = Callable[[np.ndarray], np.ndarray]

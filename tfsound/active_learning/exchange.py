@@ -29,8 +29,8 @@ from tfsound.active_learning.answer_log import (
     parse_answer,
     utc_time,
 )
-from tfsound.active_learning.question_set import Question, QuestionSet, milliseconds
-from tfsound.active_learning.records import (
+from tfsound.active_learning.question_set import Question, QuestionSet
+from tfsound.records import (
     ActiveLearningError,
     csv_rows,
     field,
@@ -39,6 +39,7 @@ from tfsound.active_learning.records import (
     read_text,
     shown,
 )
+from tfsound.window_labels import milliseconds
 
 CSV, LABEL_STUDIO = "csv", "label-studio"
 FORMATS = (CSV, LABEL_STUDIO)

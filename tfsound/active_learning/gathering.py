@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from tfsound.active_learning.answer_log import WITHDRAWN, Answer, read_answers_of
 from tfsound.active_learning.exchange import read_annotations
-from tfsound.active_learning.question_set import QuestionSet, WindowKey
-from tfsound.active_learning.records import ActiveLearningError
+from tfsound.active_learning.question_set import QuestionSet
+from tfsound.records import ActiveLearningError
+from tfsound.window_labels import WindowKey
 
 
 def gather_answers(

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from tfsound.active_learning.records import ActiveLearningError
+from tfsound.records import ActiveLearningError
 
 _MARK = ".tfsound-partial"
 

@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfsound.active_learning.answer_log import LABELS, UNSURE, Answer
-from tfsound.active_learning.records import ActiveLearningError
+from tfsound.records import ActiveLearningError
+from tfsound.window_labels import NEGATIVE, POSITIVE, UNCERTAIN
 
-POSITIVE, NEGATIVE, UNCERTAIN = "positive", "negative", "uncertain"
 ON_CONFLICT = ("uncertain", "last")
 
 

@@ -29,9 +29,13 @@ from tfsound.active_learning.question_set import (
     read_windows,
     write_questions,
 )
-from tfsound.active_learning.records import ActiveLearningError
 from tfsound.active_learning.selection import STRATEGIES, EarlierQuestion, make_questions
 from tfsound.active_learning.windows import CONTEXT_SECONDS, canonical_order, select, windows_of
+from tfsound.records import ActiveLearningError
+from tfsound.window_labels import window_starts
+
+# What may make the clusters.
+AUTO, HEAD, K_MEANS = "auto", "head", "k-means"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +53,15 @@ class QuestionOptions:
     after: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
+    cluster_by: str = AUTO
     seed: int = 0
 
     def __post_init__(self):
         for name, least in (("num_questions", 1), ("num_clusters", 0), ("neighbours", 0)):
             if getattr(self, name) < least:
                 raise ActiveLearningError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        for name, known in (("strategy", STRATEGIES), ("formats", exchange.FORMATS)):
+        kinds = (AUTO, HEAD, K_MEANS)
+        for name, known in (("strategy", STRATEGIES), ("formats", exchange.FORMATS), ("cluster_by", kinds)):
             value = getattr(self, name)
             for item in (value,) if isinstance(value, str) else value:
                 if item not in known:
@@ -72,6 +78,7 @@ def questions(
     manifest: str = "",
     num_questions: int = 50,
     num_clusters: int = 0,
+    cluster_by: str = AUTO,
     strategy: str = "largest",
     classes: str = "",
     folds: tuple[str, ...] = (),
@@ -94,7 +101,10 @@ def questions(
       output: the folder to make.
       manifest: where the sounds come from, CSV or JSON Lines; without it questions have no sound.
       num_questions: the budget; asks about all clusters where there are fewer.
-      num_clusters: K; 0 for as many as questions, or as in the last round of --after.
+      num_clusters: K; 0 for that of the cluster head, or of the last round of --after, or else as many as
+        questions.
+      cluster_by: `head`, the clusters that the training run has learned; `k-means`; or `auto`: those of the
+        last round of --after, else the head if there is one, and k-means where num_clusters is given.
       strategy: of more clusters than questions, the `largest` first; `random` ones; or `diverse` ones, each
         the farthest from those before.
       classes: what may be answered: a file with one name a line, a CSV of name, display_name and parents, or
@@ -121,7 +131,7 @@ def questions(
     from tfsound import evaluation, examples  # here, because TensorFlow takes seconds
 
     options = QuestionOptions(
-        num_questions, num_clusters, strategy, neighbours, after, annotations, formats, seed
+        num_questions, num_clusters, strategy, neighbours, after, annotations, formats, cluster_by, seed
     )
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     for chosen in (folds, exclude_folds):
@@ -130,15 +140,37 @@ def questions(
     manifest_rows = read_rows(manifest) if manifest else {}
     embed, mel_params = evaluation.load_embed(embedder)
     mel_params.require_equal(info.mel_params, clips)
+    assign, options = _cluster_head(embedder, options)
     chosen_clips = _ClipStream(clips, folds, exclude_folds, info.num_examples)
     with pending_folder(output, INFO_NAME, overwrite=overwrite, precious=ANSWERS_NAME) as folder:
         embeddings, windows = embed_clips(chosen_clips, embed, mel_params)
         question_set = _make_set(
             folder, output, embeddings, windows, options,
-            classes=class_list, manifest_rows=manifest_rows, assign=None,
+            classes=class_list, manifest_rows=manifest_rows, assign=assign,
             settings={"clips": clips, "embedder": embedder, "folds": folds, "exclude_folds": exclude_folds},
         )  # fmt: skip
     return question_set
+
+
+def _cluster_head(embedder: str, options: QuestionOptions) -> tuple[Assign | None, QuestionOptions]:
+    """The assignment of the run's cluster head where it is to make the clusters, with its K; or none."""
+    from tfsound import training
+
+    is_asked_for = options.cluster_by == HEAD
+    if not is_asked_for and (options.cluster_by == K_MEANS or options.num_clusters or options.after):
+        return None, options
+    try:
+        head = training.load_cluster_head(embedder)
+    except training.TrainingError:
+        if is_asked_for:
+            raise
+        return None, options
+    if options.num_clusters not in (0, head.num_clusters):
+        raise ActiveLearningError(
+            f"num_clusters is {head.num_clusters} with the cluster head of {embedder}, got "
+            f"{options.num_clusters}; leave it out, or cluster by {K_MEANS}."
+        )
+    return head.assign, dataclasses.replace(options, num_clusters=head.num_clusters)
 
 
 class _ClipStream:
@@ -191,11 +223,6 @@ def embed_clips(
     return np.concatenate(parts), windows
 
 
-def window_starts(clip_start_seconds: float, num_windows: int, context_seconds: float) -> list[float]:
-    """When the context windows of a clip start in its recording, to the millisecond: as labels name them."""
-    return [round(clip_start_seconds + number * context_seconds, 3) for number in range(num_windows)]
-
-
 def questions_from_embeddings(
     embeddings: np.ndarray,
     clip_ids: Sequence[str],
@@ -222,7 +249,7 @@ def questions_from_embeddings(
       start_seconds: (windows,), by default 0: whole clips.
       window_seconds: how long a window, or a clip, is.
       manifest_rows: clip_id -> where its sound is, see `read_rows`; without it questions have no sound.
-      assign: a cluster head in place of k-means; it gives the clusters their numbers.
+      assign: a cluster head, to cluster by in place of k-means; it gives the clusters their numbers.
       overwrite: replace a finished output; never one that holds answers.
 
     Returns:
@@ -279,7 +306,7 @@ def _make_set(
     order = canonical_order(windows)
     windows, embeddings = select(windows, order), embeddings[order]
     rounds = [read_questions(path) for path in options.after]
-    clusters, num_clusters = _clusters(embeddings, windows, options, rounds, assign)
+    clusters, num_clusters, cluster_by = _clusters(embeddings, windows, options, rounds, assign)
     clustering = clustering_of(embeddings, clusters, num_clusters)
     windows = dataclasses.replace(windows, cluster=clustering.assignments, distance=clustering.distances)
     chosen = make_questions(
@@ -303,7 +330,7 @@ def _make_set(
         num_clusters=clustering.num_clusters,
         num_active_clusters=clustering.num_active,
         window_seconds=windows.window_seconds,
-        settings=settings | dataclasses.asdict(options),
+        settings=settings | dataclasses.asdict(options) | {"cluster_by": cluster_by},
     )
     final = dataclasses.replace(question_set, folder=output)
     if exchange.CSV in options.formats:
@@ -321,13 +348,18 @@ def _clusters(
     options: QuestionOptions,
     rounds: Sequence[QuestionSet],
     assign: Assign | None,
-) -> tuple[np.ndarray, int]:
-    """Each window's cluster, and K: of a cluster head, of the last round, or by k-means."""
+) -> tuple[np.ndarray, int, str]:
+    """Each window's cluster, K, and what made them: a cluster head, the last round, or k-means."""
     if assign is not None:
-        return np.asarray(assign(embeddings)), options.num_clusters
-    if not rounds or options.num_clusters:
+        if options.cluster_by == K_MEANS:
+            raise ActiveLearningError(f"cluster_by is {K_MEANS}, and a cluster head was given; name one.")
+        return np.asarray(assign(embeddings)), options.num_clusters, HEAD
+    if options.cluster_by == HEAD:
+        raise ActiveLearningError(f"there is no cluster head to cluster by; cluster by {K_MEANS}.")
+    made_by = rounds[-1].settings.get("cluster_by", K_MEANS) if rounds else ""
+    if options.num_clusters or not rounds or options.cluster_by == K_MEANS != made_by:
         num_clusters = options.num_clusters or min(options.num_questions, windows.num_windows)
-        return k_means(embeddings, num_clusters, seed=options.seed), num_clusters
+        return k_means(embeddings, num_clusters, seed=options.seed), num_clusters, K_MEANS
     last = read_windows(rounds[-1])
     last = select(last, canonical_order(last))
     if last.window_keys() != windows.window_keys():
@@ -335,7 +367,7 @@ def _clusters(
             f"{rounds[-1].folder} is about other windows than these, so its clusters cannot be used again; "
             "name num_clusters for new ones."
         )
-    return last.cluster, rounds[-1].num_clusters
+    return last.cluster, rounds[-1].num_clusters, made_by
 
 
 def earlier_questions(

@@ -19,7 +19,8 @@ import numpy as np
 
 from tfsound import resumption
 from tfsound.active_learning.classes import SoundClass, read_classes, write_classes
-from tfsound.active_learning.records import ActiveLearningError, field, iter_json_lines, parse_object, shown
+from tfsound.records import ActiveLearningError, field, iter_json_lines, parse_object, shown
+from tfsound.window_labels import WindowKey, milliseconds
 
 FORMAT = 1
 INFO_NAME = "questions.json"
@@ -27,8 +28,6 @@ QUESTIONS_NAME = "questions.jsonl"
 WINDOWS_NAME = "windows.npz"
 CLASSES_NAME = "classes.csv"
 AUDIO_FOLDER = "audio"
-# What tells a window from others in any set: its clip_id, and its start in milliseconds.
-WindowKey = tuple[str, int]
 _QUESTION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A name in the audio folder and nothing else: a set from elsewhere must not lead a reader out of it.
 _AUDIO = re.compile(AUDIO_FOLDER + r"/[A-Za-z0-9_-]{1,64}\.wav")
@@ -113,11 +112,6 @@ class WindowClusters:
         clip_ids = self.clip_ids.tolist()
         starts = milliseconds(self.start_seconds).tolist()
         return [(clip_ids[clip], start) for clip, start in zip(self.clip_index.tolist(), starts, strict=True)]
-
-
-def milliseconds(seconds) -> np.ndarray:
-    """Times as whole numbers that can be compared."""
-    return np.rint(np.asarray(seconds, np.float64) * 1000).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

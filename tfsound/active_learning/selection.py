@@ -22,7 +22,7 @@ from tfsound.active_learning.question_set import (
     WindowKey,
     milliseconds,
 )
-from tfsound.active_learning.records import ActiveLearningError
+from tfsound.records import ActiveLearningError
 
 STRATEGIES = ("largest", "random", "diverse")
 _MOST_NEIGHBOUR_CANDIDATES = 10_000

@@ -12,12 +12,12 @@ import numpy as np
 from tfsound import sampling
 from tfsound.active_learning.answer_log import LABELS, NONE, Answer
 from tfsound.active_learning.clustering import Assign, Clustering, clustering_of, k_means, require_embeddings
-from tfsound.active_learning.measures import LabelQuality, label_quality, v_measure
 from tfsound.active_learning.propagation import label_arrays, propagate
 from tfsound.active_learning.question_set import Question
-from tfsound.active_learning.records import ActiveLearningError
 from tfsound.active_learning.selection import make_questions
 from tfsound.active_learning.windows import canonical_order, select, windows_of
+from tfsound.metrics import LabelQuality, label_quality, v_measure
+from tfsound.records import ActiveLearningError
 
 ANNOTATOR = "simulated"
 _TIME = "1970-01-01T00:00:00+00:00"

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfsound.active_learning.question_set import WindowClusters, milliseconds
-from tfsound.active_learning.records import ActiveLearningError, shown
+from tfsound.active_learning.question_set import WindowClusters
+from tfsound.records import ActiveLearningError, shown
+from tfsound.window_labels import milliseconds
 
 CONTEXT_SECONDS = 0.96
 

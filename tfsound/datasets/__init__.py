@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 
 from tfsound.datasets.adapters import ADAPTERS
+from tfsound.datasets.class_priors import CLASS_PRIORS, LONGTAIL, NATURAL, Longtail, longtail, thin_manifest
 from tfsound.datasets.manifest import (
     AdapterResult,
     BadRow,
@@ -18,15 +19,21 @@ from tfsound.datasets.manifest import (
 
 __all__ = [
     "ADAPTERS",
+    "CLASS_PRIORS",
+    "LONGTAIL",
+    "NATURAL",
     "AdapterResult",
     "BadRow",
+    "Longtail",
     "ManifestError",
     "ManifestRow",
     "ManifestSummary",
     "iter_manifest",
+    "longtail",
     "make_manifest",
     "manifest_format",
     "read_manifest",
+    "thin_manifest",
     "write_manifest",
 ]
 
@@ -80,6 +87,8 @@ def make_manifest(
     scene_seconds: int = 10,
     split_by: str = "takes",
     levels: str = "equal",
+    class_prior: str = NATURAL,
+    zipf_exponent: float = 1.0,
     seed: int = 0,
 ) -> ManifestSummary:
     """Writes the manifest of a data set on disk.
@@ -106,6 +115,8 @@ def make_manifest(
       scene_seconds: digit_scenes: the length of a scene.
       split_by: digit_scenes: what only one split has, takes, or speakers with all their takes.
       levels: digit_scenes: takes at equal levels, or as recorded.
+      class_prior: digit_scenes: as many scenes to learn from of each digit, natural, or a longtail.
+      zipf_exponent: digit_scenes: of the long tail, from 0 (all digits alike) to 10.
       seed: digit_scenes, synthetic: other seeds give other recordings.
 
     Raises:

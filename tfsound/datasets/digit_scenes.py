@@ -10,8 +10,11 @@ What is evaluated on is not learnt from. Split by `takes`, the takes 0 to 9 of e
 handwriting of a digit are for evaluation. Split by `speakers`, every take of a third of the speakers, drawn
 by the seed, and every fifth handwriting are. Every scene is drawn from a generator of its own, seeded by
 (seed, clip_id).
+Scenes are dealt evenly to the digits. Under the class prior `longtail` the digit of each scene to learn from
+is drawn instead, by Zipf's law over digits whose ranks the seed draws; those to evaluate on stay even.
 """
 
+import collections
 import dataclasses
 import hashlib
 import os
@@ -23,7 +26,7 @@ import av
 import numpy as np
 import soundfile
 
-from tfsound.datasets import generated
+from tfsound.datasets import class_priors, generated
 from tfsound.datasets.manifest import AdapterResult, ManifestError, ManifestRow
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -38,6 +41,7 @@ _EQUAL_RMS = 0.05  # of full scale
 _NUM_EVAL_TAKES = 10
 _EVAL_SPEAKERS = 1 / 3
 _EVAL_HANDWRITING_STEP = 5
+_ZIPF_EXPONENT = 1.0
 _VERSION = 1  # Raised whenever the same parameters would give other scenes.
 _RANGES = {"num_scenes": (1, 10**6), "num_eval_scenes": (1, 10**6), "scene_seconds": (1, 3600)}
 
@@ -61,6 +65,8 @@ def compose(
     scene_seconds: int = 10,
     split_by: str = "takes",
     levels: str = "equal",
+    class_prior: str = class_priors.NATURAL,
+    zipf_exponent: float = _ZIPF_EXPONENT,
     seed: int = 0,
 ) -> AdapterResult:
     """Writes `train/<digit>-<nnn>.mkv`, `eval/...` and `digit_scenes.json` (the parameters) into scenes_dir.
@@ -71,18 +77,20 @@ def compose(
     Args:
       root: the folder of FSDD, which holds `recordings`.
       scenes_dir: where to write.
-      num_scenes: how many scenes to learn from, dealt evenly to the digits.
+      num_scenes: how many scenes to learn from.
       num_eval_scenes: how many to evaluate on.
       scene_seconds: their length, in seconds.
       split_by: what only one of the splits holds, `takes` or `speakers`.
       levels: `equal` scales each take to one RMS level, `recorded` keeps it as it is.
+      class_prior: `natural` deals the scenes to learn from evenly to the digits, `longtail` draws the digit
+        of each.
+      zipf_exponent: of the long tail, from 0 (all digits alike) to 10.
       seed: of everything drawn.
 
     Raises:
       ManifestError: a parameter out of range; no scenes_dir, or one that holds other scenes; takes missing.
     """
     parameters = {"scene_seconds": scene_seconds, "split_by": split_by, "levels": levels, "seed": seed}
-    counts = {_TRAIN: num_scenes, _EVAL: num_eval_scenes}
     generated.check_ranges(
         {"num_scenes": num_scenes, "num_eval_scenes": num_eval_scenes, **parameters}, _RANGES
     )
@@ -90,6 +98,16 @@ def compose(
         raise ManifestError(f"split_by must be one of {', '.join(SPLITS_BY)}, got {split_by!r}.")
     if levels not in LEVELS:
         raise ManifestError(f"levels must be one of {', '.join(LEVELS)}, got {levels!r}.")
+    if class_prior not in class_priors.CLASS_PRIORS:
+        expected = ", ".join(class_priors.CLASS_PRIORS)
+        raise ManifestError(f"class_prior must be one of {expected}, got {class_prior!r}.")
+    if class_prior == class_priors.NATURAL and zipf_exponent != _ZIPF_EXPONENT:
+        raise ManifestError(f"zipf_exponent {zipf_exponent} is for class_prior longtail; leave it out.")
+    digits = {_TRAIN: np.arange(num_scenes) % len(DIGITS), _EVAL: np.arange(num_eval_scenes) % len(DIGITS)}
+    if class_prior == class_priors.LONGTAIL:
+        digits[_TRAIN] = draw_digits(num_scenes, zipf_exponent, seed)
+        # Absent without a long tail, so that scenes made before there was one are still known.
+        parameters |= {"class_prior": class_prior, "zipf_exponent": zipf_exponent}
     if not scenes_dir:
         raise ManifestError("scenes_dir is empty, expected the folder to write the scenes into; give one.")
     takes = _takes(os.path.join(os.path.abspath(root), "recordings"))
@@ -100,11 +118,12 @@ def compose(
     scenes_dir = os.path.abspath(scenes_dir)
     generated.claim(scenes_dir, "digit_scenes", parameters, (_TRAIN, _EVAL))
     rows = []
-    for split, count in counts.items():
+    for split, digits_of_split in digits.items():
         of_split = [take for take in takes if (take in held_out) == (split == _EVAL)]
-        for scene in range(count):
-            number, digit = divmod(scene, len(DIGITS))
-            clip_id = f"{split}/{DIGITS[digit]}-{number:03d}"
+        num_of_digit = collections.Counter()
+        for digit in digits_of_split.tolist():
+            clip_id = f"{split}/{DIGITS[digit]}-{num_of_digit[digit]:03d}"
+            num_of_digit[digit] += 1
             path = os.path.join(scenes_dir, f"{clip_id}.mkv")
             if not os.path.exists(path):
                 chosen = [take for take in of_split if take.digit == digit]
@@ -113,6 +132,20 @@ def compose(
                 _write_scene(path, [_centred(take, levels) for take in drawn], images)
             rows.append(ManifestRow(clip_id, clip_id, path, labels=(DIGITS[digit],), fold=split, split=split))
     return AdapterResult(rows, len(rows))
+
+
+def draw_digits(num_scenes: int, zipf_exponent: float, seed: int) -> np.ndarray:
+    """The digit of each scene under a long tail: int64, (num_scenes,).
+
+    The first scenes are the same however many there are.
+
+    Raises:
+      ManifestError: an exponent outside [0, 10].
+    """
+    ranked = class_priors.draw_ranks(map(str, range(len(DIGITS))), seed)
+    bounds = np.cumsum(class_priors.zipf(len(DIGITS), zipf_exponent))
+    drawn = generated.generator(seed, "digits").random(num_scenes)
+    return np.asarray(ranked, np.int64)[np.searchsorted(bounds / bounds[-1], drawn, side="right")]
 
 
 def _takes(recordings: str) -> list[_Take]:

@@ -34,16 +34,31 @@ def claim(root: str, kind: str, parameters: dict, folders: tuple[str, ...]) -> N
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
         if found != parameters:
-            raise ManifestError(f"{path}: found {found}, asked for {parameters}; choose another root.")
+            raise ManifestError(
+                f"{root} holds {kind} recordings of other parameters: {_differences(found, parameters)}; "
+                "ask for the same, or name another folder."
+            )
     elif os.path.exists(os.path.join(root, "manifest.csv")) or any(
         os.path.isdir(folder) and os.listdir(folder) for folder in _paths(root, folders)
     ):
-        raise ManifestError(f"{root}: found recordings that are not {kind}; choose another root.")
+        raise ManifestError(f"{root} holds recordings that are not {kind}; name another folder.")
     for folder in _paths(root, folders):
         os.makedirs(folder, exist_ok=True)
     if not os.path.exists(path):
         with open(path, "w", encoding="utf-8") as file:
             json.dump(parameters, file)
+
+
+def _differences(found, parameters: dict) -> str:
+    """Which parameters differ, then and now; long values, which are digests, by their beginnings."""
+    found = found if isinstance(found, dict) else {}
+    shown = []
+    for name in sorted(found.keys() | parameters.keys()):
+        then, now = (str(values.get(name, "absent")) for values in (found, parameters))
+        if then != now:
+            then, now = (value if len(value) <= 12 else value[:8] + "..." for value in (then, now))
+            shown.append(f"{name} was {then}, and is now {now}")
+    return ", ".join(shown)
 
 
 def _paths(root: str, folders: tuple[str, ...]) -> list[str]:

@@ -2,8 +2,8 @@
 
 `segments` and `labelled_windows` hold what is scored; `retrieval` (Jansen et al. 2018, section 4.3),
 `classification` and `lightly_supervised` (section 4.4, with the networks of `classifiers`) score it;
-`cross_modal` finds pictures by sound and sounds by picture; `tables` puts the scores side by side (tables 2
-and 3).
+`clip_scores` measures a trained classifier (Jansen et al. 2020, section 4.2); `cross_modal` finds pictures by
+sound and sounds by picture; `tables` puts the scores side by side (2018, tables 2 and 3).
 """
 
 from tfsound.evaluation.classification import Classification, classify
@@ -15,6 +15,13 @@ from tfsound.evaluation.classifiers import (
     fully_connected,
     segment_scores,
     train_classifier,
+)
+from tfsound.evaluation.clip_scores import (
+    ClassifierEvaluation,
+    ClipScores,
+    evaluate_classifier,
+    load_score,
+    score_clips,
 )
 from tfsound.evaluation.cross_modal import (
     CHANCE,
@@ -64,6 +71,8 @@ __all__ = [
     "TWO_LAYERS",
     "Architecture",
     "Classification",
+    "ClassifierEvaluation",
+    "ClipScores",
     "CrossModalRetrieval",
     "Embed",
     "Evaluation",
@@ -85,15 +94,18 @@ __all__ = [
     "embed_windows",
     "encoder_classifier",
     "evaluate",
+    "evaluate_classifier",
     "evaluate_cross_modal",
     "fully_connected",
     "halve",
     "label_matrix",
     "light_supervision",
     "load_embed",
+    "load_score",
     "merge",
     "query_by_example",
     "retrieval_table",
+    "score_clips",
     "score_matrix",
     "segment_scores",
     "train_classifier",

@@ -75,7 +75,7 @@ def windows_and_frames(
             # Negated, so that the heap gives up the highest first; the rest tells apart what a hash does not.
             key = (-sampling.stable_hash(seed, clip.clip_id, number), clip.clip_id, number, num_clips)
             if len(drawn) < num_windows or key > drawn[0][0]:
-                entry = (key, log_mel[number].copy(), clip.frame_jpegs[frame], frame, _identity(clip))
+                entry = (key, log_mel[number].copy(), clip.frame_jpegs[frame], _identity(clip))
                 (heapq.heappush if len(drawn) < num_windows else heapq.heapreplace)(drawn, entry)
     if not drawn:
         raise EvaluationError(
@@ -83,12 +83,12 @@ def windows_and_frames(
             "--frames-per-second 1."
         )
     drawn.sort(key=lambda entry: entry[0][1:])
-    # Each frame once, though several windows may be its partners.
-    frames = {(key[1], frame): (jpeg, identity) for key, _, jpeg, frame, identity in drawn}
+    # Each picture of a clip once, though several windows may be its partners, and a still one of all.
+    frames = {(key[1], jpeg): (jpeg, identity) for key, _, jpeg, identity in drawn}
     numbers = {name: number for number, name in enumerate(frames)}
     return WindowsAndFrames(
         log_mel=np.stack([log_mel for _, log_mel, *_ in drawn]),
-        partners=np.array([numbers[key[1], frame] for key, _, _, frame, _ in drawn]),
+        partners=np.array([numbers[key[1], jpeg] for key, _, jpeg, _ in drawn]),
         jpegs=tuple(jpeg for jpeg, _ in frames.values()),
         window_recordings=tuple(identity[0] for *_, identity in drawn),
         window_labels=tuple(identity[1] for *_, identity in drawn),

@@ -3,6 +3,7 @@
 Every window carries the labels of the segment that it is cut from (Jansen et al. 2018, section 4.4).
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 
@@ -121,10 +122,12 @@ def embed_windows(
     *,
     class_names: Sequence[str] | None = None,
     dtype: DTypeLike = np.float32,
+    path: str = "",
 ) -> LabelledWindows:
     """Embeds the windows of each clip; clips may be a stream.
 
-    Memory: the features of all windows twice, while the parts are joined.
+    Memory: the features of all windows twice, while the parts are joined; where a path is given, those of a
+    batch.
 
     Args:
       clips: the segments.
@@ -132,19 +135,31 @@ def embed_windows(
       mel_params: the front end of the clips.
       class_names: the classes, the same for training and test; without, those that occur, sorted.
       dtype: of the features, float32, or float16 for half the memory.
+      path: a file to write the features to; they are then read from there, and it must stay.
 
     Raises:
       EvaluationError: no clip at all, one shorter than a context window, no label at all, a label that is
       not among the class names, embeddings that are not finite.
     """
-    parts, labels, recording_ids = [], [], []
+    parts, counts, labels, recording_ids, shape = [], [], [], [], ()
     embed = embed or (lambda log_mel: log_mel)
-    for clip, vectors in embedded_clips(clips, embed, mel_params):
-        parts.append(vectors.astype(dtype))
-        labels.append(clip.labels)
-        recording_ids.append(clip.recording_id)
-    if not parts:
+    with open(path, "wb") if path else contextlib.nullcontext() as file:
+        for clip, vectors in embedded_clips(clips, embed, mel_params):
+            vectors = vectors.astype(dtype)
+            if file:
+                vectors.tofile(file)
+            else:
+                parts.append(vectors)
+            counts.append(len(vectors))
+            labels.append(clip.labels)
+            recording_ids.append(clip.recording_id)
+            shape = vectors.shape[1:]
+    if not counts:
         raise EvaluationError("there is no clip to embed; name other folds, or check the set.")
     matrix, names = label_matrix(labels, class_names)
-    index = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    return LabelledWindows(np.concatenate(parts), index, matrix, tuple(recording_ids), names)
+    index = np.repeat(np.arange(len(counts)), counts)
+    if path:
+        features = np.memmap(path, dtype, mode="r", shape=(len(index), *shape))
+    else:
+        features = np.concatenate(parts)
+    return LabelledWindows(features, index, matrix, tuple(recording_ids), names)

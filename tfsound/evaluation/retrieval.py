@@ -86,13 +86,22 @@ def merge(evaluations: list[Evaluation]) -> Evaluation:
 
 
 def query_by_example(
-    segments: Segments, *, num_present: int = 100, num_absent: int = 100, seed: int = 0
+    segments: Segments,
+    *,
+    num_present: int = 100,
+    num_absent: int = 100,
+    seed: int = 0,
+    across_recordings: bool = True,
 ) -> metrics.QueryByExampleResult:
-    """The retrieval protocol of section 4.3 on labelled segments: see `metrics.query_by_example_map`."""
+    """The retrieval protocol of section 4.3 on labelled segments: see `metrics.query_by_example_map`.
+
+    `across_recordings` leaves out the pairs of one recording.
+    """
     matrix, names = label_matrix(segments.labels)
     return metrics.query_by_example_map(
         segments.embeddings, matrix, num_present=num_present, num_absent=num_absent,
         rng=np.random.default_rng(seed), class_names=names,
+        recordings=segments.recording_ids if across_recordings else None,
     )  # fmt: skip
 
 
@@ -109,6 +118,8 @@ def evaluate(
     seed: int = 0,
 ) -> Evaluation:
     """Scores a learned embedding against the log-mel baseline, by query-by-example retrieval.
+
+    Pairs of segments that are cut from one recording are left out.
 
     Args:
       clips: the folder of clip examples.
@@ -158,12 +169,14 @@ def _evaluate_fold(
         if by == "recordings":
             chosen = halve(chosen, mel_params)
         segments = embed_segments(chosen, function, mel_params)
-        results[name] = query_by_example(segments, **draws)
+        # By recordings, what is to be found is the other half of the same one.
+        results[name] = query_by_example(segments, across_recordings=by == "labels", **draws)
     num_segments, learned = len(segments.embeddings), results[LEARNED]
     if not learned.num_classes_scored:
         raise EvaluationError(
-            f"{clips}{f', fold {fold}' if fold else ''}: no class of {num_segments} segments has two of them "
-            "and another without, so nothing can be scored; evaluate by recordings, or label the clips."
+            f"{clips}{f', fold {fold}' if fold else ''}: no class of {num_segments} segments has two of "
+            "them, of two recordings, and another without, so nothing can be scored; evaluate by recordings, "
+            "or label the clips."
         )
     return Evaluation(
         by=by, folds=(fold,), scores={name: (result.mean,) for name, result in results.items()},

@@ -6,6 +6,7 @@ each log-mel window as one long vector (6,144 for 96 x 64).
 Source: Jansen et al. 2018, sections 4.3 and 4.4.
 """
 
+import csv
 import dataclasses
 import json
 import os
@@ -38,24 +39,43 @@ def load_embed(model: str) -> tuple[Embed, mel.MelParams]:
     Raises:
       TrainingError: the folder is neither; EvaluationError: a SavedModel that tfsound did not export.
     """
-    versions = [name for name in tf.io.gfile.listdir(model) if name.isdigit()] if os.path.isdir(model) else []
-    if versions:
-        model = os.path.join(model, max(versions, key=int))
-    if os.path.exists(os.path.join(model, "saved_model.pb")):
-        return _load_saved_model(model)
+    path = saved_model_path(model)
+    if path:
+        outputs, mel_params, _ = load_saved_model(path)
+        return lambda log_mel: outputs(log_mel)["embedding"].numpy(), mel_params
     encoder, mel_params = training.load_encoder(model)
     return lambda log_mel: encoder(log_mel, training=False).numpy(), mel_params
 
 
-def _load_saved_model(model: str) -> tuple[Embed, mel.MelParams]:
-    mel_params_path = os.path.join(model, "assets", "mel_params.json")
+def saved_model_path(model: str) -> str:
+    """The folder of an exported SavedModel, of several versions the last; "" where there is none."""
+    versions = [name for name in tf.io.gfile.listdir(model) if name.isdigit()] if os.path.isdir(model) else []
+    if versions:
+        model = os.path.join(model, max(versions, key=int))
+    return model if os.path.exists(os.path.join(model, "saved_model.pb")) else ""
+
+
+def load_saved_model(
+    path: str,
+) -> tuple[Callable[[np.ndarray], dict[str, tf.Tensor]], mel.MelParams, tuple[str, ...]]:
+    """The outputs of an exported SavedModel for log-mel windows, its front end and its classes, if any.
+
+    Raises:
+      EvaluationError: a SavedModel that tfsound did not export.
+    """
+    mel_params_path = os.path.join(path, "assets", "mel_params.json")
     if not os.path.exists(mel_params_path):
-        raise EvaluationError(f"{model} was not exported by tfsound: it holds no assets/mel_params.json.")
+        raise EvaluationError(f"{path} was not exported by tfsound: it holds no assets/mel_params.json.")
     with open(mel_params_path) as file:
         mel_params = mel.MelParams.from_dict(json.load(file))
-    loaded = tf.saved_model.load(model)
+    class_names: tuple[str, ...] = ()
+    labels_path = os.path.join(path, "assets", "labels.csv")
+    if os.path.exists(labels_path):
+        with open(labels_path, newline="", encoding="utf-8") as file:
+            class_names = tuple(row["name"] for row in csv.DictReader(file))
+    loaded = tf.saved_model.load(path)
     # Through `loaded`, because a signature alone does not keep its variables alive.
-    return lambda log_mel: loaded.signatures["log_mel"](log_mel=log_mel)["embedding"].numpy(), mel_params
+    return lambda log_mel: loaded.signatures["log_mel"](log_mel=log_mel), mel_params, class_names
 
 
 def clip_windows(clip: examples.Clip, mel_params: mel.MelParams) -> np.ndarray:

@@ -10,6 +10,12 @@ Strings are UTF-8.
 """
 
 from tfsound.examples.clips import Clip, decode_clip, encode_clip, iter_clips
+from tfsound.examples.labelled_windows import (
+    CLASS_BALANCES,
+    LabelledWindows,
+    index_labelled_windows,
+    labelled_window_dataset,
+)
 from tfsound.examples.pairs import (
     AUDIO_AUDIO,
     AUDIO_IMAGE,
@@ -52,6 +58,7 @@ from tfsound.examples.triplets import (
 __all__ = [
     "AUDIO_AUDIO",
     "AUDIO_IMAGE",
+    "CLASS_BALANCES",
     "CLIPS",
     "INFO_NAME",
     "PAIRS",
@@ -61,6 +68,7 @@ __all__ = [
     "DatasetError",
     "DatasetInfo",
     "FrameRef",
+    "LabelledWindows",
     "Shard",
     "WindowRef",
     "coincidence_dataset",
@@ -72,7 +80,9 @@ __all__ = [
     "encode_pair",
     "encode_triplet",
     "fingerprint",
+    "index_labelled_windows",
     "iter_clips",
+    "labelled_window_dataset",
     "pair_dataset",
     "parse_pairs",
     "parse_triplets",

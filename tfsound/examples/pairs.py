@@ -28,7 +28,7 @@ MODALITIES = (AUDIO_AUDIO, AUDIO_IMAGE)
 IMAGE_SHAPE = (128, 128, 3)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class FrameRef:
     """Which frame: of which clip, and when it is shown in the recording."""
 

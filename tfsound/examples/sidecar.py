@@ -34,9 +34,10 @@ class DatasetInfo:
     """The sidecar of a data set.
 
     `kind` is `CLIPS`, `TRIPLETS` or `PAIRS`; `folds` and `label_names` are those that occur, sorted;
-    `num_windows` counts context windows without overlap, `num_images` the frames of video, and
-    `num_clips_without_images` the clips of a manifest that were to have frames and have none; `parameters`
-    are the job's own and `command` is what made the set.
+    `num_windows` counts context windows without overlap, `num_images` the frames of video; of the clips of a
+    manifest, of which a long one is several examples, `num_clips` are in the set, `num_failures` were
+    rejected and `num_clips_without_images` were to have frames and have none; `parameters` are the job's own
+    and `command` is what made the set.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class DatasetInfo:
     num_windows: int
     label_names: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
+    num_clips: int = 0
     num_failures: int = 0
     num_images: int = 0
     num_clips_without_images: int = 0
@@ -57,19 +59,29 @@ class DatasetInfo:
         return sum(shard.num_examples for shard in self.shards)
 
     def __str__(self) -> str:
-        text = f"{self.num_examples:,} {self.kind} ({self.num_windows:,} windows) in {len(self.shards)} files"
+        what = self.kind
+        if 0 < self.num_clips < self.num_examples:
+            what = f"pieces of {self.num_clips:,} clips"
+        text = f"{self.num_examples:,} {what} ({self.num_windows:,} windows) in {len(self.shards)} files"
         if self.kind == CLIPS:
-            text += f"; {len(self.label_names)} labels, {len(self.folds)} folds, {self.num_failures} rejected"
+            num_folds = len(set(self.folds) - {""})
+            text += (
+                f"; {len(self.label_names)} labels, {num_folds} folds, {self.num_failures:,} clips rejected"
+            )
             if self.num_images or self.num_clips_without_images:
                 text += f"; {self.num_images:,} images, {self.num_clips_without_images:,} clips without one"
         if "num_recordings_without_pairs" in self.parameters:
             without = self.parameters["num_recordings_without_pairs"]
             text += f"; {without} of {self.parameters['num_recordings']} recordings gave no pair"
+        if self.parameters.get("num_classes_without_triplets"):
+            without = self.parameters["num_classes_without_triplets"]
+            names = ", ".join(map(repr, self.parameters["classes_without_triplets"]))
+            text += f"; {without} classes gave no triplet, among them {names}"
         return text
 
     def to_json(self) -> str:
         fields = dataclasses.asdict(self) | {"num_examples": self.num_examples}
-        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "DatasetInfo":

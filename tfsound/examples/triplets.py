@@ -19,7 +19,7 @@ from tfsound.examples.streams import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class WindowRef:
     """Which context window: of which clip, and when it starts in the recording."""
 

@@ -18,9 +18,9 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 
 from tfsound.active_learning import ActiveLearningError, Neighbour, Question
-from tfsound.active_learning.records import field, parse_object
 from tfsound.labelling.session import Session
 from tfsound.labelling.sounds import SoundError, Spectrogram, describe, draw_spectrogram, sound_path
+from tfsound.records import field, parse_object
 
 _MAX_BODY_BYTES = 64 * 1024
 _TEXTS = ("answer_id", "question_id", "answer")

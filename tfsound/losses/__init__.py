@@ -1,5 +1,10 @@
-"""Losses, one pure function an equation: of `triplets` (Jansen et al. 2018), of `coincidence` (2020)."""
+"""Losses, one pure function an equation.
 
+`triplets`: Jansen et al. 2018; `coincidence`, `clusters` and `classification`: Jansen et al. 2020.
+"""
+
+from tfsound.losses.classification import classification_loss, known_labels
+from tfsound.losses.clusters import cluster_entropy_loss
 from tfsound.losses.coincidence import (
     all_pairs_coincidence_loss,
     all_pairs_logits,
@@ -22,7 +27,10 @@ __all__ = [
     "all_pairs_coincidence_loss",
     "all_pairs_logits",
     "allowed_negatives",
+    "classification_loss",
+    "cluster_entropy_loss",
     "coincidence_loss",
+    "known_labels",
     "pairwise_accuracy",
     "random_negatives_coincidence_loss",
     "random_partners",

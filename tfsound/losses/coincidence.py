@@ -15,6 +15,8 @@ import functools
 
 import tensorflow as tf
 
+from tfsound.losses.blocks import in_blocks
+
 # A block of 32 x 32 pairs with 512 hidden units takes 2 MB, which a CPU's cache holds: of 1 x 512 to 32 x 64
 # pairs measured the fastest or within a tenth. A GPU wants fewer and larger steps (not measured).
 _CPU_BLOCK_SIZE, _GPU_BLOCK_SIZE = 32, 256
@@ -261,15 +263,6 @@ def _walk_function(result: str, block_size: int, is_compiled: bool):
     )
 
 
-def _in_blocks(tensor: tf.Tensor, block_size: int) -> tf.Tensor:
-    """(rows, hidden) -> (blocks, rows of a block, hidden): blocks of one size, with rows of 0 at the end."""
-    num_rows, hidden = tf.unstack(tf.shape(tensor))
-    num_blocks = (num_rows + block_size - 1) // block_size
-    size = (num_rows + num_blocks - 1) // num_blocks
-    padded = tf.pad(tensor, [[0, num_blocks * size - num_rows], [0, 0]])
-    return tf.reshape(padded, [num_blocks, size, hidden])
-
-
 def _block_hidden(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     """(rows, hidden), (columns, hidden) -> the hidden layer of all their pairs, (rows, columns, hidden)."""
     return tf.nn.relu(left[:, None, :] + right)
@@ -282,7 +275,7 @@ def _block_logits(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.T
 
 
 def _walk_for_logits(block_size, left, right, kernel, bias):
-    left_blocks, right_blocks = _in_blocks(left, block_size), _in_blocks(right, block_size)
+    left_blocks, right_blocks = in_blocks(left, block_size), in_blocks(right, block_size)
     num_row_blocks, num_column_blocks = tf.shape(left_blocks)[0], tf.shape(right_blocks)[0]
     rows = tf.TensorArray(tf.float32, num_row_blocks)
     for i in tf.range(num_row_blocks):
@@ -308,7 +301,7 @@ def _walk_for_loss(block_size, left, right, kernel, bias, diagonal_offset):
          = sum_i left[i, k] left_sums[i, k] + sum_j right[j, k] right_sums[j, k]`.
     """
     num_rows, num_columns = tf.shape(left)[0], tf.shape(right)[0]
-    left_blocks, right_blocks = _in_blocks(left, block_size), _in_blocks(right, block_size)
+    left_blocks, right_blocks = in_blocks(left, block_size), in_blocks(right, block_size)
     row_numbers = tf.range(tf.shape(left_blocks)[1])
     column_numbers = tf.range(tf.shape(right_blocks)[1])
     loss, accuracy, bias_gradient = tf.zeros([]), tf.zeros([]), tf.zeros([])

@@ -1,8 +1,9 @@
 """Scores of sound embeddings: NumPy in, numbers out.
 
 Task: say how well distances between embeddings agree with what people hear in the segments, without training
-anything (query by example), how well a classifier's scores do, or how well scores of pairs find what belongs
-to a query (a picture to a sound), and put them between a baseline and a topline.
+anything (query by example), how well a classifier's scores do, how well scores of pairs find what belongs
+to a query (a picture to a sound), or how good clusters and the labels spread over them are, and put scores
+between a baseline and a topline.
 
 Conventions
     `embeddings`: real, (segments, dim), one row a segment (the mean of its window embeddings). Lengths do not
@@ -17,6 +18,9 @@ Conventions
 Metrics
     `average_precision`: one ranking of targets among non-targets.
     `mean_average_precision`: multi-label classification, mean over classes.
+    `d_prime`: how far apart segments with and without a class score, class by class and in the mean.
+    `v_measure`, `num_active_clusters`: how well clusters agree with classes, and how many are in use.
+    `label_quality`: precision and recall of labels that were spread over clusters.
     `query_by_example_map`: segment retrieval, mean over classes.
     `retrieval`: recall and rank of what belongs to a query, among candidates of any kind.
     `retrieval_among_classes`: the same among one candidate of each class.
@@ -30,10 +34,13 @@ References
 """
 
 from tfsound.metrics.classification import (
+    DPrimeResult,
     MeanAveragePrecisionResult,
     average_precision,
+    d_prime,
     mean_average_precision,
 )
+from tfsound.metrics.clusters import LabelQuality, label_quality, num_active_clusters, v_measure
 from tfsound.metrics.pair_scores import (
     RetrievalResult,
     retrieval,
@@ -53,16 +60,22 @@ from tfsound.metrics.summaries import (
 
 __all__ = [
     "DISTANCE_DECIMALS",
+    "DPrimeResult",
+    "LabelQuality",
     "MeanAndSpread",
     "MeanAveragePrecisionResult",
     "QueryByExampleResult",
     "RetrievalResult",
     "average_precision",
+    "d_prime",
+    "label_quality",
     "mean_and_spread",
     "mean_average_precision",
     "nearest_neighbors",
+    "num_active_clusters",
     "query_by_example_map",
     "recovery",
     "retrieval",
     "retrieval_among_classes",
+    "v_measure",
 ]

@@ -21,12 +21,13 @@ class QueryByExampleResult:
 
     Attributes:
         mean: mAP, the mean of `per_class` over the classes that could be scored; nan when there is none.
-        per_class: average precision a class, nan with fewer than 2 segments present or none absent.
+        per_class: average precision a class, nan where it has no pair within, or none with another.
         chance: mean over the scored classes of targets / (targets + non-targets), the precision of a random
             ranking. With few pairs, the average precision of random rankings lies a little above it.
         num_present: segments used a class where it is present.
         num_absent: segments used a class where it is not.
-        protocol: what was compared, in words: "100 + 100 a class", "all pairs", or "mixed: ...".
+        protocol: what was compared, in words: "100 + 100 a class", "all pairs", or "mixed: ...",
+            and whether pairs of one recording were left out.
         num_classes_scored: number of classes behind `mean`.
         class_names: as passed in, or None.
     """
@@ -55,6 +56,7 @@ def query_by_example_map(
     num_absent: int = 100,
     rng: np.random.Generator | None = None,
     class_names: Sequence[str] | None = None,
+    recordings: ArrayLike | None = None,
 ) -> QueryByExampleResult:
     """Measures whether two segments of a class are nearer than one of the class and one that is not.
 
@@ -63,6 +65,8 @@ def query_by_example_map(
     non-targets; all are ranked by ascending cosine distance. The score is the mean over classes of the
     average precision. A class with fewer segments than asked for uses all it has. The draws depend on
     `labels` and `rng` only, so generators of equal seed compare representations on the same pairs.
+    Pairs of one recording are left out, where recordings are given: that two cuts of a recording are alike
+    tells nothing of their class, and AudioSet, which the paper scores, has one segment of each.
 
     Source: Jansen et al. 2018, section 4.3 (chance 0.33, log mel baseline 0.423, supervised topline 0.790).
 
@@ -73,6 +77,7 @@ def query_by_example_map(
         num_absent: at least 1. A class takes about 32 bytes of memory a pair.
         rng: draws the segments; None means `numpy.random.default_rng(0)`.
         class_names: (classes,), kept with the result.
+        recordings: (segments,), what each segment is cut from; by default all differ.
 
     Raises:
         ValueError: if shapes or dtypes are not as above, an embedding is not finite, or a number too small.
@@ -86,25 +91,32 @@ def query_by_example_map(
         )
     if rng is None:
         rng = np.random.default_rng(0)
+    recordings = _checked_recordings(recordings, len(embeddings))
     available = np.stack([labels.sum(axis=0), (~labels).sum(axis=0)])
     used = np.minimum(available, np.array([[num_present], [num_absent]]))
     per_class = np.full(labels.shape[1], np.nan)
-    scored = (used[0] >= 2) & (used[1] >= 1)
+    num_pairs = np.zeros((2, labels.shape[1]))  # targets and non-targets
     # The products are small: several threads spend longer waiting for each other than multiplying.
     with threadpool_limits(1, user_api="blas"):
-        for index in np.flatnonzero(scored):
+        for index in np.flatnonzero((used[0] >= 2) & (used[1] >= 1)):
             present = _draw(np.flatnonzero(labels[:, index]), num_present, rng)
             absent = _draw(np.flatnonzero(~labels[:, index]), num_absent, rng)
-            per_class[index] = _pair_average_precision(embeddings[present], embeddings[absent])
-    num_targets = used[0] * (used[0] - 1) / 2
-    chance = num_targets[scored] / (num_targets + used[0] * used[1])[scored]
+            targets, nontargets = _pair_distances(
+                embeddings[present], embeddings[absent], recordings[present], recordings[absent]
+            )
+            num_pairs[:, index] = len(targets), len(nontargets)
+            if len(targets) and len(nontargets):
+                per_class[index] = mean_precision(targets, nontargets)
+    scored = num_pairs.all(axis=0)
+    chance = num_pairs[0, scored] / num_pairs[:, scored].sum(axis=0)
     return QueryByExampleResult(
         mean=float(per_class[scored].mean()) if scored.any() else float("nan"),
         per_class=per_class,
         chance=float(chance.mean()) if scored.any() else float("nan"),
         num_present=used[0],
         num_absent=used[1],
-        protocol=_describe_protocol(available[:, scored], num_present, num_absent),
+        protocol=_describe_protocol(available[:, scored], num_present, num_absent)
+        + (", none of one recording" if len(np.unique(recordings)) < len(recordings) else ""),
         num_classes_scored=int(scored.sum()),
         class_names=None if class_names is None else tuple(class_names),
     )
@@ -166,11 +178,24 @@ def _smallest(values: np.ndarray, k: int) -> np.ndarray:
     return candidates[np.argsort(values[candidates], kind="stable")[:k]]
 
 
-def _pair_average_precision(present: np.ndarray, absent: np.ndarray) -> float:
-    """Ranks the pairs within `present` against the pairs between `present` and `absent`."""
+def _pair_distances(
+    present: np.ndarray, absent: np.ndarray, present_recordings: np.ndarray, absent_recordings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the pairs within `present`, and of those between `present` and `absent`; none of one recording."""
     present, absent = _unit_rows(present), _unit_rows(absent)
-    target_distances = _cosine_distances(present, present)[np.triu_indices(len(present), k=1)]
-    return mean_precision(target_distances, _cosine_distances(present, absent).ravel())
+    is_target = np.triu(present_recordings[:, None] != present_recordings, k=1)
+    is_nontarget = present_recordings[:, None] != absent_recordings
+    return _cosine_distances(present, present)[is_target], _cosine_distances(present, absent)[is_nontarget]
+
+
+def _checked_recordings(recordings: ArrayLike | None, num_segments: int) -> np.ndarray:
+    """As numbers, int64, (segments,)."""
+    if recordings is None:
+        return np.arange(num_segments)
+    recordings = np.asarray(recordings)
+    if recordings.shape != (num_segments,):
+        raise ValueError(f"recordings must be ({num_segments},), one a segment, got {recordings.shape}.")
+    return np.unique(recordings, return_inverse=True)[1]
 
 
 def _unit_rows(rows: np.ndarray) -> np.ndarray:

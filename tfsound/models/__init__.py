@@ -4,8 +4,9 @@ They work with `model.fit` alone and under `tf.distribute.MirroredStrategy`, whe
 global batch of all replicas and the gradients are those of one device with the global batch.
 """
 
+from tfsound.models.classifier import ClassifierModel
 from tfsound.models.coincidence import CoincidenceModel
 from tfsound.models.replicas import all_replicas, per_replica
 from tfsound.models.triplets import TripletModel
 
-__all__ = ["CoincidenceModel", "TripletModel", "all_replicas", "per_replica"]
+__all__ = ["ClassifierModel", "CoincidenceModel", "TripletModel", "all_replicas", "per_replica"]

@@ -1,23 +1,35 @@
 """Learning from what occurs together (Jansen et al. 2020)."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfsound import losses, networks
-from tfsound.models.replicas import all_replicas, first_global_row, per_replica, require_equal_batches
+from tfsound.models.replicas import (
+    all_replicas,
+    first_global_row,
+    mean_over_replicas,
+    per_replica,
+    require_equal_batches,
+)
 
 NEGATIVES = ("all_pairs", "random")
 # The kinds of pairs, which are the keys of a batch, and the key of what goes with `audio` there.
 _OTHERS = {"audio_audio": "audio_2", "audio_image": "image"}
+# What a step says of each objective beside its loss: of pairs, and of clusters.
+_PAIR_MEASURES, _CLUSTER_MEASURES = ("accuracy",), ("mean_entropy", "entropy_of_mean")
 
 
 @keras.saving.register_keras_serializable("tfsound")
 class CoincidenceModel(keras.Model):
-    """Learns encoders of sounds and images by telling coinciding pairs from others.
+    """Learns encoders of sounds and images by telling coinciding pairs from others, and clusters of sounds.
 
-    The loss of a step is `(1 - audio_audio_weight) L_AV + audio_audio_weight L_AA`, or that of the two of
-    which the batch holds pairs.
+    The loss of a step is `L_coin = (1 - audio_audio_weight) L_AV + audio_audio_weight L_AA`, or that of the
+    two of which the batch holds pairs; with clusters it is
+    `L_joint = (1 - cluster_weight) L_coin + cluster_weight L_clust`, where L_clust is on the embeddings of
+    all sounds of the batch: `audio` and `audio_2` of the one kind of pairs, and `audio` of the other.
 
     Args:
       audio_encoder: f, log-mel (batch, frames, mel_bins) -> (batch, embedding_dim).
@@ -26,8 +38,11 @@ class CoincidenceModel(keras.Model):
       negatives: `all_pairs` of the global batch are false but the diagonal, or one at `random` a row
         (rows d and h of table 1).
       block_size: see `losses.all_pairs_coincidence_loss`.
-      hidden_units: of the heads.
-      head_dtype: the heads' Keras policy; their sums over pairs are float32 whatever it is.
+      hidden_units: of the heads that tell pairs.
+      head_dtype: their Keras policy; their sums over pairs are float32 whatever it is, and so are clusters.
+      num_clusters: K, that `cluster_head` tells apart; 0 for no clusters, where it is None.
+      cluster_weight: beta, in [0, 1]; at 1 the clusters alone are learned.
+      diversity_weight: gamma of `losses.cluster_entropy_loss`.
       seed: of random negatives, which depend on it and on the step alone.
 
     A batch is a dictionary as `examples.coincidence_dataset` gives it, with one of these or both:
@@ -37,9 +52,9 @@ class CoincidenceModel(keras.Model):
 
     Raises:
       ValueError: a weight or a word out of range; a batch of neither kind, of images without an image
-      encoder, or of one pair, which has no negative.
+      encoder, or of one pair, which has no negative; one cluster.
 
-    Source: Jansen et al. 2020, sections 3.1 and 3.4.
+    Source: Jansen et al. 2020, sections 3.1, 3.2 and 3.4.
     """
 
     def __init__(
@@ -52,12 +67,20 @@ class CoincidenceModel(keras.Model):
         block_size: int | None = None,
         hidden_units: int = networks.HIDDEN_UNITS,
         head_dtype: str = "float32",
+        num_clusters: int = 0,
+        cluster_weight: float = 0.1,
+        diversity_weight: float = 1.1,
         seed: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not 0 <= audio_audio_weight <= 1:
-            raise ValueError(f"audio_audio_weight must be in [0, 1], got {audio_audio_weight}.")
+        for name, weight in (("audio_audio_weight", audio_audio_weight), ("cluster_weight", cluster_weight)):
+            if not 0 <= weight <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {weight}.")
+        if not 0 <= diversity_weight < math.inf:
+            raise ValueError(f"diversity_weight must be finite and at least 0, got {diversity_weight}.")
+        if num_clusters < 0 or num_clusters == 1:
+            raise ValueError(f"num_clusters must be 0, for none, or at least 2, got {num_clusters}.")
         if negatives not in NEGATIVES:
             raise ValueError(f"negatives must be one of {list(NEGATIVES)}, got {negatives!r}.")
         self.audio_encoder = audio_encoder
@@ -67,16 +90,29 @@ class CoincidenceModel(keras.Model):
         self.block_size = block_size
         self.hidden_units = hidden_units
         self.head_dtype = head_dtype
+        self.num_clusters = num_clusters
+        self.cluster_weight = cluster_weight
+        self.diversity_weight = diversity_weight
         self.seed = seed
         self.audio_audio_head = self._make_head("audio_audio_head", audio_encoder)
         self.audio_image_head = None
         if image_encoder is not None:
             self.audio_image_head = self._make_head("audio_image_head", image_encoder)
+        self.cluster_head = None
+        if num_clusters:
+            self.cluster_head = networks.ClusterHead(num_clusters, dtype="float32", name="cluster_head")
+            self.cluster_head.build(audio_encoder.output_shape)
+            self.cluster_head.built = True
         self._loss_mean = keras.metrics.Mean("loss")
-        self._task_means = {
-            task: [keras.metrics.Mean(f"{task}_loss"), keras.metrics.Mean(f"{task}_accuracy")]
-            for task in _OTHERS
-            if task == "audio_audio" or image_encoder is not None
+        measures = {
+            "audio_audio": _PAIR_MEASURES,
+            "audio_image": _PAIR_MEASURES if image_encoder is not None else None,
+            "cluster": _CLUSTER_MEASURES if num_clusters else None,
+        }
+        self._means = {
+            task: [keras.metrics.Mean(f"{task}_{name}") for name in ("loss", *names)]
+            for task, names in measures.items()
+            if names
         }
         self.built = True
 
@@ -92,7 +128,8 @@ class CoincidenceModel(keras.Model):
             for name in ("audio_encoder", "image_encoder")
         }
         names = (
-            "name", "audio_audio_weight", "negatives", "block_size", "hidden_units", "head_dtype", "seed",
+            "name", "audio_audio_weight", "negatives", "block_size", "hidden_units", "head_dtype",
+            "num_clusters", "cluster_weight", "diversity_weight", "seed",
         )  # fmt: skip
         return encoders | {name: getattr(self, name) for name in names}
 
@@ -107,12 +144,12 @@ class CoincidenceModel(keras.Model):
     @property
     def parts(self) -> dict[str, keras.layers.Layer]:
         """The networks that the model consists of, by name."""
-        names = ("audio_encoder", "image_encoder", "audio_audio_head", "audio_image_head")
+        names = ("audio_encoder", "image_encoder", "audio_audio_head", "audio_image_head", "cluster_head")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return [self._loss_mean, *(mean for means in self._task_means.values() for mean in means)]
+        return [self._loss_mean, *(mean for means in self._means.values() for mean in means)]
 
     def call(self, log_mel: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeddings of sounds, (batch, embedding_dim)."""
@@ -122,7 +159,7 @@ class CoincidenceModel(keras.Model):
         """One step down the gradient of the global batch's loss; returns the epoch's means so far."""
         with tf.GradientTape() as tape:
             results = self.task_losses(batch, training=True)
-            loss = self.joint_loss({task: loss for task, (loss, _) in results.items()})
+            loss = self.joint_loss({task: values[0] for task, values in results.items()})
             share = per_replica(loss)
         # A batch of one kind says nothing of the other's networks.
         gradients = tape.gradient(share, self.trainable_variables)
@@ -133,27 +170,45 @@ class CoincidenceModel(keras.Model):
     def test_step(self, batch: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
         """As `train_step`, with the statistics of training and without a step."""
         results = self.task_losses(batch, training=False)
-        return self._updated_metrics(
-            self.joint_loss({task: loss for task, (loss, _) in results.items()}), results
-        )
+        loss = self.joint_loss({task: values[0] for task, values in results.items()})
+        return self._updated_metrics(loss, results)
 
     def joint_loss(self, task_losses: dict[str, tf.Tensor]) -> tf.Tensor:
-        """L_coin of section 3.4 where both losses are given, else the one that is."""
-        if len(task_losses) == 1:
-            (loss,) = task_losses.values()
+        """L_coin of section 3.4 where both kinds of pairs are given, else the one; L_joint with clusters."""
+        pair_losses = [task_losses[task] for task in _OTHERS if task in task_losses]
+        if len(pair_losses) == 1:
+            (loss,) = pair_losses
+        else:
+            weight = self.audio_audio_weight
+            loss = (1.0 - weight) * task_losses["audio_image"] + weight * task_losses["audio_audio"]
+        if "cluster" not in task_losses:
             return loss
-        weight = self.audio_audio_weight
-        return (1.0 - weight) * task_losses["audio_image"] + weight * task_losses["audio_audio"]
+        return (1.0 - self.cluster_weight) * loss + self.cluster_weight * task_losses["cluster"]
 
     def task_losses(
         self, batch: dict[str, dict[str, tf.Tensor]], *, training: bool
-    ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-        """Loss and pairwise accuracy of this replica's rows for each kind of pairs in a batch."""
+    ) -> dict[str, tuple[tf.Tensor, ...]]:
+        """Of this replica's rows: loss and pairwise accuracy for each kind of pairs in a batch; for `cluster`
+        its loss, the mean of the entropies and the entropy of the mean.
+        """
         embeddings = self.embed_pairs(batch, training=training)
-        return {
+        results = {
             task: self._task_loss(task, left, right, training=training)
             for task, (left, right) in embeddings.items()
         }
+        if self.cluster_head is not None:
+            results["cluster"] = self._cluster_loss(embeddings)
+        return results
+
+    def _cluster_loss(
+        self, embeddings: dict[str, tuple[tf.Tensor, tf.Tensor]]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        sounds = [*embeddings.get("audio_audio", ()), *embeddings.get("audio_image", ())[:1]]
+        return losses.cluster_entropy_loss(
+            tf.concat(sounds, axis=0), tf.convert_to_tensor(self.cluster_head.kernel),
+            logit_scale=self.cluster_head.logit_scale, diversity_weight=self.diversity_weight,
+            mean_over_replicas=mean_over_replicas,
+        )  # fmt: skip
 
     def embed_pairs(
         self, batch: dict[str, dict[str, tf.Tensor]], *, training: bool
@@ -178,7 +233,8 @@ class CoincidenceModel(keras.Model):
         return pairs
 
     def _require_known(self, batch: dict) -> None:
-        if not batch or not set(batch) <= set(self._task_means):
+        known = {"audio_audio"} if self.image_encoder is None else set(_OTHERS)
+        if not batch or not set(batch) <= known:
             expected = "audio_audio, audio_image or both"
             if self.image_encoder is None:
                 expected = "audio_audio (this model has no image_encoder)"
@@ -239,7 +295,7 @@ class CoincidenceModel(keras.Model):
         self._loss_mean.update_state(loss)
         updated = [self._loss_mean]
         for task, values in results.items():
-            for mean, value in zip(self._task_means[task], values, strict=True):
+            for mean, value in zip(self._means[task], values, strict=True):
                 mean.update_state(value)
                 updated.append(mean)
         return {metric.name: metric.result() for metric in updated}

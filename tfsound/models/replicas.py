@@ -12,6 +12,13 @@ def all_replicas(tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(gathered, tf.shape(gathered))
 
 
+def mean_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
+    """The mean of what each replica has, the same on all. Gradients flow back through it."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tensor
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensor)
+
+
 def per_replica(loss: tf.Tensor) -> tf.Tensor:
     """A replica's share of the mean over replicas; the gradients of all replicas are summed."""
     return loss / tf.distribute.get_strategy().num_replicas_in_sync

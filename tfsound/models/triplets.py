@@ -1,5 +1,7 @@
 """Learning from triplets (Jansen et al. 2018)."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -25,15 +27,15 @@ class TripletModel(keras.Model):
       weight: float32, (batch,), what a triplet's source counts; 1 by default.
 
     Raises:
-      ValueError: a negative margin; a batch without the recordings that mining needs.
+      ValueError: a margin that is negative or not finite; a batch without the recordings that mining needs.
 
     Source: Jansen et al. 2018, sections 3.1, 3.2.4, 3.2.6 and 4.2.
     """
 
     def __init__(self, audio_encoder: keras.Model, *, margin: float = 0.1, semi_hard: bool = True, **kwargs):
         super().__init__(**kwargs)
-        if margin < 0:
-            raise ValueError(f"margin must be at least 0, got {margin}.")
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin must be at least 0 and finite, got {margin}.")
         self.audio_encoder = audio_encoder
         self.margin = margin
         self.semi_hard = semi_hard

@@ -1,6 +1,7 @@
 """Scores beside each other, over a parameter, and over the steps of a training."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -140,6 +141,38 @@ def _draw_curves(axes: Axes, steps: np.ndarray, curves: Mapping[str, np.ndarray]
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
         draw_legend(axes, lines, ["training", "validation"])
+
+
+def plot_budgets(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]], *, score_name: str
+) -> Figure:
+    """Draws a score against the number of labels that it took, mean and spread over folds.
+
+    Args:
+        curves: name of a way to spend labels to their numbers, (n,), above 0, and the scores, (n, folds).
+        score_name: of the axis.
+
+    Raises:
+        ValueError: no curve, lengths that differ, or a number of labels that is not above 0.
+    """
+    if not curves:
+        raise ValueError("there is nothing to draw: no curve was given.")
+    figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for (name, (budgets, scores)), marker in zip(curves.items(), itertools.cycle("os^vD"), strict=False):
+        if len(budgets) != len(scores) or not all(budget > 0 for budget in budgets):
+            raise ValueError(
+                f"{name}: needs scores for each number of labels, above 0, got {len(scores)} for "
+                f"{list(budgets)}."
+            )
+        spreads = [np.std(row, ddof=1) if len(row) > 1 else 0.0 for row in scores]
+        means = [np.mean(row) for row in scores]
+        axes.errorbar(budgets, means, yerr=spreads, marker=marker, capsize=3, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("labels")
+    axes.set_ylabel(f"{score_name}, mean ± standard deviation over folds")
+    axes.legend(loc="best")
+    return figure
 
 
 def plot_sweep(

@@ -1,28 +1,34 @@
-"""Table 1 of the coincidence paper: which figures it is made of, and how it looks."""
+"""The tables of the coincidence paper: which figures they are made of, and how they look."""
 
 import functools
 from collections.abc import Iterator, Mapping
 
 from tfsound import evaluation
 from tfsound.reproduction import coincidence_paper
-from tfsound.reproduction.coincidence_paper import BASELINE, MEASURES, TABLE_1, TOPLINE, Row
+from tfsound.reproduction.coincidence_paper import BASELINE, MEASURES, TABLE_1, TOPLINE, Row, clustered
 from tfsound.reproduction.encoders import Encoders
+from tfsound.reproduction.label_tables import LabelTables
+from tfsound.reproduction.labelling import Labelling
 from tfsound.reproduction.measures import Measures
 from tfsound.reproduction.report import IN_THE_PAPER
+from tfsound.reproduction.scales import Scale
 from tfsound.reproduction.units import Results, Unit
 
 _NUMBER = "1"
 
 
 class CoincidenceTables:
-    """Rows a to j; without pictures those that learn from sound alone."""
+    """Table 1, of which data without pictures has the rows of sound alone, and those of labels, 2 and 3."""
 
     title = coincidence_paper.TITLE
-    numbers = (_NUMBER,)
+    numbers = (_NUMBER, *LabelTables.numbers)
 
-    def __init__(self, encoders: Encoders, measures: Measures):
+    def __init__(self, encoders: Encoders, measures: Measures, scale: Scale, seed: int):
         self._encoders = encoders
         self._measures = measures
+        self._scale = scale
+        self._labelling = Labelling(encoders, measures, scale, seed)
+        self._label_tables = LabelTables(self._labelling, scale)
         self._rows = tuple(row for row in TABLE_1 if measures.has_images or not row.needs_images)
 
     def units(self, folds: tuple[str, ...]) -> Iterator[Unit]:
@@ -35,8 +41,12 @@ class CoincidenceTables:
                 ):  # fmt: skip
                     if kind != "across" or row.needs_images:
                         yield Unit(_NUMBER, kind, row.name, fold, functools.partial(compute, row, fold))
+            yield from self._label_tables.units(fold)
 
     def _run(self, row: Row, fold: str) -> str:
+        if row.is_clustered:
+            num_clusters = self._labelling.num_clusters(max(self._scale.budgets), fold)
+            return self._encoders.of_pairs(clustered(row.coincidence, num_clusters), fold)
         if row.coincidence:
             return self._encoders.of_pairs(row.coincidence, fold)
         return self._encoders.of_triplets((row.constraint,), fold)
@@ -56,10 +66,13 @@ class CoincidenceTables:
         return self._measures.across_modalities(self._run(row, fold), fold)
 
     def tables(self, results: Mapping[str, Results]) -> dict[str, evaluation.ScoreTable]:
+        """The finished tables by title."""
+        first = self._table_1(results[_NUMBER]) if _NUMBER in results else {}
+        return first | self._label_tables.tables(results)
+
+    def _table_1(self, figures: Results) -> dict[str, evaluation.ScoreTable]:
         """Table 1, its columns each apart, and, beyond it, retrieval across modalities."""
-        if _NUMBER not in results:
-            return {}
-        figures, tables = results[_NUMBER], {}
+        tables = {}
         for column, measure in enumerate(MEASURES):
             kind = "retrieval" if measure == evaluation.QUERY_BY_EXAMPLE else "classification"
             rows = {
@@ -82,8 +95,8 @@ class CoincidenceTables:
         return tables
 
     def pictures(self, results: Mapping[str, Results]) -> dict:
-        """None: the paper has no plot of these figures."""
-        return {}
+        """What labels are worth; of table 1 the paper has no plot."""
+        return self._label_tables.pictures(results)
 
 
 def _columns(folds: list[dict]) -> dict[str, list[float]]:

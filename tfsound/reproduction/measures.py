@@ -1,22 +1,18 @@
 """The papers' measures on a held-out fold of a set of clips."""
 
-from tfsound import evaluation, examples, training
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfsound import evaluation, examples, mel, training
+from tfsound.reproduction.folds import Folds
 from tfsound.reproduction.scales import Scale
 
-_EVALUATION_SPLIT = "eval"
-
-
-def held_out_folds(clips: str, folds: tuple[str, ...], scale: Scale) -> tuple[str, ...]:
-    """The folds to hold out. Raises: ValueError for one that does not exist, or none to learn from."""
-    known = examples.read_dataset_info(clips, kind=examples.CLIPS).folds
-    if not set(folds) <= set(known) or len(known) < 2:
-        raise ValueError(
-            f"folds must be some of those of the data set, and it must have two or more; got {list(folds)}, "
-            f"it has {list(known)}."
-        )
-    if _EVALUATION_SPLIT in known:
-        return folds or (_EVALUATION_SPLIT,)
-    return folds or known[: scale.max_folds]
+CLASSIFICATION = "mAP"
+MEAN_D_PRIME = "mean d'"
 
 
 class Measures:
@@ -24,19 +20,23 @@ class Measures:
 
     Args:
       clips: a set of clip examples with folds.
+      output: the reproduction's folder, for log-mel windows while a classifier learns from them.
     """
 
-    def __init__(self, clips: str, scale: Scale, seed: int):
+    def __init__(self, clips: str, output: str, scale: Scale, seed: int):
         self.clips = clips
+        self._output = output
         self._scale = scale
         self._seed = seed
         info = examples.read_dataset_info(clips, kind=examples.CLIPS)
-        self._all_folds, self._class_names, self._mel_params = info.folds, info.label_names, info.mel_params
+        self.class_names, self.mel_params = info.label_names, info.mel_params
+        self.folds = Folds(clips)
         self.has_images = info.num_images > 0
+        self._num_windows: dict[str, int] = {}
 
     def require_scorable(self, fold: str) -> None:
         """Raises: EvaluationError when no class of a fold has two segments, and another without it."""
-        labels = [clip.labels for clip in examples.iter_clips(self.clips, folds=(fold,))]
+        labels = [clip.labels for clip in self._test_clips(fold)]
         matrix, _ = evaluation.label_matrix(labels)
         num_present = matrix.sum(axis=0)
         if not ((num_present >= 2) & (num_present < len(matrix))).any():
@@ -45,10 +45,12 @@ class Measures:
                 "without it, so retrieval cannot be scored; label more, or hold out other folds."
             )
 
+    def _test_clips(self, fold: str) -> Iterator[examples.Clip]:
+        return examples.iter_clips(self.clips, folds=self.folds.of_test(fold))
+
     def retrieval(self, embed: evaluation.Embed, fold: str) -> dict:
         """Query by example: Jansen et al. 2018, section 4.3."""
-        clips = examples.iter_clips(self.clips, folds=(fold,))
-        segments = evaluation.embed_segments(clips, embed, self._mel_params)
+        segments = evaluation.embed_segments(self._test_clips(fold), embed, self.mel_params)
         result = evaluation.query_by_example(segments, seed=self._seed)
         return {
             evaluation.QUERY_BY_EXAMPLE: result.mean,
@@ -58,21 +60,48 @@ class Measures:
 
     def classification(self, embed: evaluation.Embed, fold: str, measures: tuple[str, ...]) -> dict:
         """Shallow classifiers, `evaluation.ONE_LAYER` or `TWO_LAYERS`: Jansen et al. 2018, section 4.4."""
-        train, test = self._windows(embed, fold)
         num_layers = {evaluation.ONE_LAYER: 1, evaluation.TWO_LAYERS: 2}
-        return {
-            measure: evaluation.classify(
-                train, test, evaluation.fully_connected(num_layers[measure]),
-                options=self._scale.classifier, seed=self._seed,
-            ).mean
-            for measure in measures
-        }  # fmt: skip
+        with self._windows(embed, fold) as (train, test):
+            return {
+                measure: evaluation.classify(
+                    train, test, evaluation.fully_connected(num_layers[measure]),
+                    options=self._scale.classifier, seed=self._seed,
+                ).mean
+                for measure in measures
+            }  # fmt: skip
+
+    def num_training_windows(self, fold: str) -> int:
+        """How many windows there are to learn from where a fold is held out."""
+        if fold not in self._num_windows:
+            clips = examples.iter_clips(self.clips, folds=self.folds.of_training(fold))
+            self._num_windows[fold] = sum(self.mel_params.num_windows(len(clip.mel_energy)) for clip in clips)
+        return self._num_windows[fold]
+
+    def clip_scores(self, run: str, fold: str) -> dict:
+        """A finished classifier, on clips: Jansen et al. 2020, section 4.2."""
+        return self._scored(*evaluation.load_score(run), fold)
+
+    def constant_scores(self, fold: str) -> dict:
+        """As `clip_scores`, of what labels of one class alone teach: every clip is the same."""
+        num_classes = len(self.class_names)
+        return self._scored(
+            lambda log_mel: np.zeros((len(log_mel), num_classes), np.float32), self.mel_params,
+            self.class_names, fold,
+        )  # fmt: skip
+
+    def _scored(
+        self, score: evaluation.Embed, mel_params: mel.MelParams, class_names: tuple[str, ...], fold: str
+    ) -> dict:
+        folds = self.folds.of_test(fold)
+        scores = evaluation.score_clips(self.clips, score, mel_params, class_names, folds=folds)
+        return {CLASSIFICATION: scores.average_precision.mean, MEAN_D_PRIME: scores.d_prime.mean}
 
     def across_modalities(self, run: str, fold: str) -> dict:
         """Pictures for sounds and sounds for pictures, by a finished run on pairs of both."""
         model, _ = training.load_coincidence_model(run)
-        clips = examples.iter_clips(self.clips, folds=(fold,))
-        result = evaluation.cross_modal_retrieval(clips, model.pair_logits, self._mel_params, seed=self._seed)
+        result = evaluation.cross_modal_retrieval(
+            self._test_clips(fold), model.pair_logits, self.mel_params, seed=self._seed
+        )
         return {"measures": result.measures(), "chance": result.chance()}
 
     def light_supervision(
@@ -83,22 +112,31 @@ class Measures:
         fold: str,
     ) -> dict:
         """A classifier of few segments a class, on log-mel windows where nothing embeds them."""
-        train, test = self._windows(embed, fold)
-        result = evaluation.light_supervision(
-            train, test, architecture, segments_per_class=segments_per_class, num_draws=self._scale.num_draws,
-            options=self._scale.classifier, seed=self._seed,
-        )  # fmt: skip
-        return {"mAP": result.spread.mean, "draws": result.scores, "short_classes": result.short_classes}
+        with self._windows(embed, fold) as (train, test):
+            result = evaluation.light_supervision(
+                train, test, architecture, segments_per_class=segments_per_class,
+                num_draws=self._scale.num_draws, options=self._scale.classifier, seed=self._seed,
+            )  # fmt: skip
+        return {
+            CLASSIFICATION: result.spread.mean,
+            "draws": result.scores,
+            "short_classes": result.short_classes,
+        }
 
+    @contextlib.contextmanager
     def _windows(
         self, embed: evaluation.Embed | None, fold: str
-    ) -> tuple[evaluation.LabelledWindows, evaluation.LabelledWindows]:
-        """Windows of the other folds, and of this one."""
-        others = tuple(other for other in self._all_folds if other != fold)
-        return tuple(
-            evaluation.embed_windows(
-                examples.iter_clips(self.clips, folds=chosen), embed, self._mel_params,
-                class_names=self._class_names,
-            )
-            for chosen in (others, (fold,))
-        )  # fmt: skip
+    ) -> Iterator[tuple[evaluation.LabelledWindows, evaluation.LabelledWindows]]:
+        """Windows of the folds to learn from, and of this one; log-mel windows, which are large, on disk."""
+        is_large = embed in (None, evaluation.embed_baseline)
+        with tempfile.TemporaryDirectory(prefix="windows-", dir=self._output) as folder:
+            yield tuple(
+                evaluation.embed_windows(
+                    examples.iter_clips(self.clips, folds=chosen), embed, self.mel_params,
+                    class_names=self.class_names, dtype=np.float16 if is_large else np.float32,
+                    path=os.path.join(folder, name) if is_large else "",
+                )
+                for name, chosen in (
+                    ("train", self.folds.of_training(fold)), ("test", self.folds.of_test(fold))
+                )
+            )  # fmt: skip

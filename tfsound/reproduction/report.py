@@ -1,6 +1,7 @@
 """The report of a reproduction: a paper's tables, its figures beside ours; text, Markdown, JSON, plots."""
 
 import os
+import shlex
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
@@ -38,5 +39,11 @@ def write(
 
 
 def _command(settings: dict) -> str:
-    options = [f"--{name} {settings[name]}" for name in ("dataset", "scale", "seed")]
-    return " ".join(["tfsound reproduce", settings["paper"], settings["root"], "OUTPUT", *options])
+    """What was asked for, as it is typed; only synthetic data has a number of recordings to choose."""
+    words = ["tfsound", "reproduce", settings["paper"], settings["root"], "OUTPUT"]
+    for name in ("dataset", "scale", "table", "folds", "class_prior", "num_recordings", "seed"):
+        values = settings[name] if name == "folds" else [settings[name]]
+        is_of_it = name != "num_recordings" or settings["dataset"] == "synthetic"
+        if is_of_it and any(value != "" for value in values):
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)

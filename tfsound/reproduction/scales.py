@@ -14,6 +14,11 @@ class Scale:
     `unmined_learning_rate` (Jansen et al. 2018, section 4.2). `vgg` stands in the encoder's place where a
     paper's row is about it. `segments_per_class` are the numbers of labels that light supervision is measured
     with; the papers' is 20, which is a two-hundredth of what they have and most of a small data set.
+
+    `budgets` are what simulated annotators are asked in all, as shares of the windows to learn from, one of a
+    cluster; `random_budgets` the same, at random. Where n labels may be asked for there are
+    `clusters_per_label` n clusters; row k of the coincidence paper's table 1 has those of the largest budget.
+    Classifiers are trained for `num_classifier_steps`.
     """
 
     encoder: str
@@ -28,6 +33,10 @@ class Scale:
     sweep_folds: int
     segments_per_class: tuple[int, ...]
     num_draws: int
+    budgets: tuple[float, ...]
+    random_budgets: tuple[float, ...]
+    clusters_per_label: float
+    num_classifier_steps: int
     classifier: evaluation.TrainingOptions
 
 
@@ -37,6 +46,7 @@ SCALES = {
         encoder="resnet_small", vgg="vgg_small", num_examples=400, num_steps=15, batch_size=32,
         learning_rate=1e-3, unmined_learning_rate=1e-3, learning_rate_decay="cosine",
         max_folds=1, sweep_folds=1, segments_per_class=(3,), num_draws=2,
+        budgets=(0.1,), random_budgets=(0.1, 0.5), clusters_per_label=2.0, num_classifier_steps=15,
         classifier=evaluation.TrainingOptions(max_epochs=3, patience=1),
     ),
     # Hours on two cores, on a set of the size of ESC-50.
@@ -44,6 +54,8 @@ SCALES = {
         encoder="resnet_small", vgg="vgg_small", num_examples=16_000, num_steps=1_000, batch_size=64,
         learning_rate=1e-3, unmined_learning_rate=1e-3, learning_rate_decay="cosine",
         max_folds=5, sweep_folds=5, segments_per_class=(2, 5, 20), num_draws=3,
+        budgets=(0.005, 0.01, 0.02, 0.05, 0.1), random_budgets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+        clusters_per_label=2.0, num_classifier_steps=500,
         classifier=evaluation.TrainingOptions(),
     ),
     # The papers': AudioSet, ResNet-50, accelerators. They do not say how many steps; here each triplet serves
@@ -52,6 +64,10 @@ SCALES = {
         encoder="resnet50", vgg="vgg", num_examples=10_000_000, num_steps=300_000, batch_size=256,
         learning_rate=1e-4, unmined_learning_rate=1e-6, learning_rate_decay="constant",
         max_folds=1, sweep_folds=1, segments_per_class=(20,), num_draws=3,
-        classifier=evaluation.TrainingOptions(),
+        # The paper's: 370, 3,700 and 37,000 of 3.7 million, of 1,000, 10,000 and a million clusters.
+        budgets=(1e-4, 1e-3, 1e-2), random_budgets=(1e-4, 1e-3, 1e-2, 2e-2, 5e-2, 1e-1),
+        clusters_per_label=2.7, num_classifier_steps=300_000,
+        # An epoch is 20 million windows.
+        classifier=evaluation.TrainingOptions(max_epochs=20, batch_size=1024, patience=3),
     ),
 }  # fmt: skip

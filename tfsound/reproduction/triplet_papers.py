@@ -51,6 +51,11 @@ class Paper:
     table_numbers: tuple[str, str, str]
 
     @property
+    def numbers(self) -> tuple[str, ...]:
+        """The tables that there are."""
+        return tuple(number for number in self.table_numbers if number)
+
+    @property
     def joint(self) -> Representation:
         return self.representations[-1]
 

@@ -26,11 +26,6 @@ class TripletTables:
         self._scale = scale
         self._sweep_table, self._main_table, self._light_table = paper.table_numbers
 
-    @property
-    def numbers(self) -> tuple[str, ...]:
-        """The tables that there are."""
-        return tuple(number for number in self._paper.table_numbers if number)
-
     def units(self, folds: tuple[str, ...]) -> Iterator[Unit]:
         """Fold by fold, so that what an early end leaves is whole folds; the sweeps last."""
         for fold in folds:
@@ -118,7 +113,7 @@ class TripletTables:
                 model.name: {
                     **{
                         f"{_CLASSIFICATION}, {count} segments a class": [
-                            fold[_CLASSIFICATION] for fold in results[_light_kind(count)][model.name]
+                            draw for fold in results[_light_kind(count)][model.name] for draw in fold["draws"]
                         ]
                         for count in self._scale.segments_per_class
                     },

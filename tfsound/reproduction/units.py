@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfsound import resumption
 
+# Of a figure: how long it took, with the encoders that were trained for it first.
+SECONDS = "seconds"
 # kind -> row -> the figures of fold after fold
 Results = Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]
 
@@ -40,8 +42,10 @@ def work_off(units: Iterable[Unit], output: str) -> None:
     todo = [unit for unit in units if not os.path.exists(unit.path(output))]
     done, start = len(units) - len(todo), time.monotonic()
     for number, unit in enumerate(todo):
+        begin = time.monotonic()
         figures = unit.compute()
-        resumption.write_json(unit.path(output), figures)
+        seconds = {SECONDS: round(time.monotonic() - begin, 1)}
+        resumption.write_json(unit.path(output), figures | seconds)
         left = (time.monotonic() - start) / (number + 1) * (len(todo) - number - 1)
         measures = figures.get("measures", figures)
         scores = {name: value for name, value in measures.items() if name.endswith(("mAP", "R@1"))}

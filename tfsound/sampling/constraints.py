@@ -111,14 +111,18 @@ class _OfAnchor:
         return 1
 
 
+# Below, the positive would all but equal its anchor: energies are stored as float16, which keeps 11 bits.
+_MIN_PARAMETER = 1e-3
 # Noise or mixtures beyond it would leave float32, and nothing of the sound is left long before.
 _MAX_PARAMETER = 1e6
 
 
-def _require_number(name: str, value: float, *, positive: bool) -> None:
-    if not 0 <= value <= _MAX_PARAMETER or (positive and value == 0):
-        expected = "positive" if positive else "at least 0"
-        raise ValueError(f"{name} must be a number, {expected}, at most {_MAX_PARAMETER:g}, got {value}.")
+def _require_number(name: str, value: float, *, least: float) -> None:
+    if not least <= value <= _MAX_PARAMETER:
+        reason = " (less is lost in the float16 of stored energies)" if 0 < value < least else ""
+        raise ValueError(
+            f"{name} must be a number from {least:g} to {_MAX_PARAMETER:g}{reason}, got {value}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Noise(_OfAnchor):
     name = "noise"
 
     def __post_init__(self):
-        _require_number("noise_stddev", self.noise_stddev, positive=True)
+        _require_number("noise_stddev", self.noise_stddev, least=_MIN_PARAMETER)
 
     def num_alterations(self, num_frames: int) -> int | None:
         return None
@@ -155,7 +159,7 @@ class Translation(_OfAnchor):
     name = "translation"
 
     def __post_init__(self):
-        _require_number("max_frequency_shift_bins", self.max_frequency_shift_bins, positive=False)
+        _require_number("max_frequency_shift_bins", self.max_frequency_shift_bins, least=0)
         if self.max_frequency_shift_bins != int(self.max_frequency_shift_bins):
             raise ValueError(
                 f"max_frequency_shift_bins must be a whole number, got {self.max_frequency_shift_bins}."
@@ -184,7 +188,7 @@ class Mixing(_OfAnchor):
     is_minable = False
 
     def __post_init__(self):
-        _require_number("mixing_weight", self.mixing_weight, positive=True)
+        _require_number("mixing_weight", self.mixing_weight, least=_MIN_PARAMETER)
 
     def alter_positive(self, positive, negative, alteration) -> np.ndarray:
         return mixed(positive, negative, self.mixing_weight)
@@ -293,18 +297,27 @@ _CONSTRAINTS = {kind.name: kind for kind in (Labels, Noise, Translation, Mixing,
 
 
 def parse_constraint(text: str) -> Constraint | Labels:
-    """A constraint from `name:parameter`, such as `proximity:10`; the parameter has the paper's default.
+    """A constraint from `name:parameter`, such as `proximity:10`; without `:parameter` the paper's default.
 
     Raises:
       ValueError: an unknown name, or a parameter that is no number or out of range.
     """
-    name, _, parameter = text.partition(":")
+    name, colon, parameter = (part.strip() for part in text.partition(":"))
     if name not in _CONSTRAINTS:
         raise ValueError(f"constraint must be one of {sorted(_CONSTRAINTS)}, got {name!r}.")
-    if parameter and name == Labels.name:
+    if not colon:
+        return _CONSTRAINTS[name]()
+    if name == Labels.name:
         raise ValueError(f"constraint {text!r}: labels takes no parameter.")
     try:
-        return _CONSTRAINTS[name](float(parameter)) if parameter else _CONSTRAINTS[name]()
+        value = float(parameter)
+    except ValueError:
+        default = constraint_text(_CONSTRAINTS[name]())
+        raise ValueError(
+            f"constraint {text!r}: expected a number after the colon, as in {default}, got {parameter!r}."
+        ) from None
+    try:
+        return _CONSTRAINTS[name](value)
     except ValueError as error:
         raise ValueError(f"constraint {text!r}: {error}") from error
 

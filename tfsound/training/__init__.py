@@ -2,19 +2,22 @@
 
 A run's folder holds `config.json` (what it was asked for), `checkpoints/`, `log.csv`, `tensorboard/`, and
 at the end `encoder.keras` with `encoder.json`; a run on pairs also `model.keras`, the encoders with their
-heads. Each file or folder appears under its name only when it is complete, so a run killed at any moment
-resumes from its last checkpoint when it is started again.
+heads, a run on labels `classifier.keras`, the encoder with its last layer. Each file or folder appears under
+its name only when it is complete, so a run killed at any moment resumes from its last checkpoint when it is
+started again.
 
 An epoch is the stretch between two checkpoints: it ends with a row of `log.csv` and a checkpoint.
 
-`triplets` trains on triplets, `coincidence` on pairs; `runs` is what they share.
+`triplets` trains on triplets, `coincidence` on pairs, `classifier` on labels; `runs` is what they share.
 """
 
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
+from tfsound.training.classifier import CLASSIFIER_NAME, load_classifier, train_classifier
 from tfsound.training.coincidence import (
     AV_CORRESPONDENCE,
     MODEL_NAME,
     CoincidenceRecipe,
+    load_cluster_head,
     load_coincidence_model,
     train_coincidence,
 )
@@ -24,6 +27,8 @@ from tfsound.training.runs import (
     LOG_NAME,
     PRECISIONS,
     TrainingRun,
+    finished_run,
+    has_converged,
     learning_rate_schedule,
     load_encoder,
     progress_seconds,
@@ -35,6 +40,7 @@ from tfsound.training.triplets import decide_mining, train
 
 __all__ = [
     "AV_CORRESPONDENCE",
+    "CLASSIFIER_NAME",
     "ENCODER_INFO_NAME",
     "ENCODER_NAME",
     "LOG_NAME",
@@ -45,7 +51,11 @@ __all__ = [
     "TrainingError",
     "TrainingRun",
     "decide_mining",
+    "finished_run",
+    "has_converged",
     "learning_rate_schedule",
+    "load_classifier",
+    "load_cluster_head",
     "load_coincidence_model",
     "load_encoder",
     "progress_seconds",
@@ -54,5 +64,6 @@ __all__ = [
     "steps_done",
     "strategy",
     "train",
+    "train_classifier",
     "train_coincidence",
 ]

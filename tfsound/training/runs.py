@@ -6,9 +6,8 @@ import functools
 import json
 import math
 import os
-import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -24,18 +23,24 @@ _CONFIG_NAME = "config.json"
 _CHECKPOINTS = "checkpoints"
 LOG_NAME = "log.csv"
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+MIN_RELATIVE_IMPROVEMENT = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """What a finished run says: its folder, its steps, the means over its last checkpoint interval."""
+    """What a finished run says: its folder, its steps, the means over its last checkpoint interval.
+
+    `converged` tells that it ended before the last step that it might have taken (`has_converged`).
+    """
 
     output: str
     num_steps: int
     final: dict[str, float]
+    converged: bool = False
 
     def __str__(self) -> str:
-        return f"trained {self.output}: {self.num_steps} steps, loss {self.final['loss']:.4f}"
+        steps = f"converged after {self.num_steps} steps" if self.converged else f"{self.num_steps} steps"
+        return f"trained {self.output}: {steps}, loss {self.final['loss']:.4f}"
 
 
 @functools.cache
@@ -96,16 +101,63 @@ class _Log(keras.callbacks.Callback):
     def __init__(self, path: str, first_epoch: int):
         super().__init__()
         self._path = path
-        self._rows = [row for row in read_log(path) if row["epoch"] < first_epoch]
+        self.rows = [row for row in read_log(path) if row["epoch"] < first_epoch]
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         step = steps_done(self.model)
-        self._rows.append({"epoch": epoch, "step": step, **logs})
+        self.rows.append({"epoch": epoch, "step": step, **logs})
         with open(self._path + ".tmp", "w", newline="") as file:
-            writer = csv.DictWriter(file, list(self._rows[0]))
+            writer = csv.DictWriter(file, list(self.rows[0]))
             writer.writeheader()
-            writer.writerows(self._rows)
+            writer.writerows(self.rows)
         os.replace(self._path + ".tmp", self._path)
+
+
+class _Stop(keras.callbacks.Callback):
+    """Ends a training that has converged, as the log tells, so that a resumed one decides the same."""
+
+    def __init__(self, log: _Log, patience_intervals: int):
+        super().__init__()
+        self._log = log
+        self._patience_intervals = patience_intervals
+
+    def is_due(self) -> bool:
+        return has_converged([row["loss"] for row in self._log.rows], self._patience_intervals)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+        if self.is_due():
+            self.model.stop_training = True
+
+
+def has_converged(
+    losses: Sequence[float],
+    patience_intervals: int,
+    *,
+    min_relative_improvement: float = MIN_RELATIVE_IMPROVEMENT,
+) -> bool:
+    """Whether a loss no longer falls: the rule by which a training ends before its last step.
+
+    The first interval is the best one at first. A later one takes its place where its mean loss is lower
+    than the best by more than `min_relative_improvement` of what the best has gained on the first:
+    `best - loss > min_relative_improvement (first - best)`. Small gains add up until they are enough. A
+    loss that is shifted or scaled converges at the same interval, so the rule holds for losses of any sign.
+    Means over few steps waver, and a lucky one is hard to beat: better a few long intervals than many short.
+
+    Args:
+      losses: the mean loss of each checkpoint interval so far.
+      patience_intervals: how many intervals in a row must not have improved; 0: no training converges.
+
+    Source: Jansen et al. 2020, section 3.4, says `until convergence` and not by which rule.
+    """
+    if not patience_intervals or not losses:
+        return False
+    first = best = losses[0]
+    num_waited = 0
+    for loss in losses[1:]:
+        num_waited += 1
+        if best - loss > min_relative_improvement * (first - best):
+            best, num_waited = loss, 0
+    return num_waited >= patience_intervals
 
 
 def read_log(path: str) -> list[dict[str, float]]:
@@ -120,7 +172,7 @@ def _open_run(output: str, config: dict, overwrite: bool) -> None:
     """Makes the run's folder, or takes up one that was begun with the same configuration."""
     begun = _begun(output)
     if begun and overwrite:
-        shutil.rmtree(output)
+        resumption.clear(output)
     elif os.path.exists(os.path.join(output, ENCODER_INFO_NAME)):
         raise TrainingError(f"{output} is a finished run; pass --overwrite to train it anew.")
     elif begun:
@@ -147,6 +199,12 @@ def _begun(output: str) -> dict:
     return config if isinstance(config, dict) and "steps_per_checkpoint" in config else {}
 
 
+def has_checkpoint(output: str) -> bool:
+    """Whether a run was begun that can go on from a checkpoint."""
+    folder = os.path.join(output, _CHECKPOINTS)
+    return bool(_begun(output)) and os.path.isdir(folder) and bool(Checkpoints(folder).steps())
+
+
 def learning_rate_schedule(learning_rate: float, num_steps: int, decay: str):
     """A constant rate, or a half cosine from it to 0 over `num_steps`. Raises: ValueError otherwise."""
     if decay == "constant":
@@ -168,6 +226,8 @@ def require_valid(config: dict, num_examples: dict[str, int]) -> None:
     for name in ("num_steps", "batch_size", "steps_per_checkpoint", "embedding_dim"):
         if config[name] < 1:
             raise ValueError(f"{name} must be at least 1, got {config[name]}.")
+    if config["patience_intervals"] < 0:
+        raise ValueError(f"patience_intervals must be at least 0, got {config['patience_intervals']}.")
     for kind, count in num_examples.items():
         if config["batch_size"] > count:
             raise ValueError(
@@ -201,7 +261,10 @@ def train_model(
     *,
     overwrite: bool,
 ) -> keras.Model:
-    """Trains a model from the last checkpoint in a run's folder, or from its start, to its last step.
+    """Trains a model from the last checkpoint in a run's folder, or from its start, to its end.
+
+    The end is step `num_steps`, or before it the interval at which the loss has converged, where
+    `patience_intervals` is not 0. The weights are those of the last interval, not of the best.
 
     Args:
       build_model: makes the model, compiled and built, called under the strategy's scope.
@@ -211,41 +274,47 @@ def train_model(
       output: the run's folder.
 
     Raises:
-      TrainingError: the folder holds another run, or the loss is no longer a number.
+      TrainingError: the folder holds another run, or the loss is no longer a number;
+      resumption.InUseError: another process trains there.
     """
     keras.utils.set_random_seed(config["seed"])
     with strategy().scope():
         # Before the run's folder, so that settings which no model can be made of leave none.
         model = build_model()
+    with resumption.in_use(output):
         _open_run(output, config, overwrite)
-        checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
-        first_step = checkpoints.restore(model)
-    try:
-        _fit(model, checkpoints, first_step, make_data, config, output)
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-        require_undamaged()
-        raise
+        with strategy().scope():
+            checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
+            first_step = checkpoints.restore(model)
+        try:
+            _fit(model, checkpoints, first_step, make_data, config, output)
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+            require_undamaged()
+            raise
     return model
 
 
 def _fit(model, checkpoints: Checkpoints, first_step: int, make_data, config: dict, output: str) -> None:
-    """Trains from `first_step`, where an epoch ended, to the last step."""
+    """Trains from `first_step`, where an epoch ended, to the last step or until convergence."""
     num_steps, interval = config["num_steps"], config["steps_per_checkpoint"]
     num_whole, rest = divmod(num_steps, interval)
     epoch = math.ceil(first_step / interval)
     progress = _Progress(first_step, num_steps)
+    log = _Log(os.path.join(output, LOG_NAME), epoch)
+    stop = _Stop(log, config["patience_intervals"])
     callbacks = [
         _Watch(),
         # Before the checkpoint: killed between the two, a run logs that epoch again and not never.
-        _Log(os.path.join(output, LOG_NAME), epoch),
+        log,
         checkpoints,
+        stop,
         keras.callbacks.TensorBoard(os.path.join(output, "tensorboard")),
         progress,
     ]
     try:
         # The whole epochs that are left, then a shorter last one.
         for end, steps in ((num_whole, interval), (num_whole + 1, rest)):
-            if epoch >= end or not steps:
+            if epoch >= end or not steps or stop.is_due():
                 continue
             model.fit(
                 make_data(epoch * interval), initial_epoch=epoch, epochs=end, steps_per_epoch=steps,
@@ -254,11 +323,6 @@ def _fit(model, checkpoints: Checkpoints, first_step: int, make_data, config: di
             epoch = end
     finally:
         progress.close()
-
-
-def final_means(output: str) -> dict[str, float]:
-    """The last row of a run's log."""
-    return read_log(os.path.join(output, LOG_NAME))[-1]
 
 
 def save_model(model: keras.Model, path: str) -> None:
@@ -299,3 +363,11 @@ def read_finished(run: str) -> tuple[mel.MelParams, dict]:
     with open(info_path) as file:
         info = json.load(file)
     return mel.MelParams.from_dict(info["mel_params"]), info["config"]
+
+
+def finished_run(run: str) -> TrainingRun:
+    """What a finished run says; raises as `load_encoder`."""
+    _, config = read_finished(run)
+    final = read_log(os.path.join(run, LOG_NAME))[-1]
+    num_steps = int(final["step"])
+    return TrainingRun(run, num_steps, final, converged=num_steps < config["num_steps"])

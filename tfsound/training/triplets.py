@@ -33,9 +33,14 @@ def decide_mining(mining: str, constraints: list[str]) -> str:
 
 
 def _constraints(triplets: list[str]) -> list[str]:
-    """The constraints that the sidecars of triplet sets name."""
-    infos = [examples.read_dataset_info(directory, kind=examples.TRIPLETS) for directory in triplets]
-    return sorted({text for info in infos for text in info.parameters.get("constraints", ())})
+    """The constraints that there are triplets of, as the sidecars of triplet sets name them."""
+    present = set()
+    for directory in triplets:
+        parameters = examples.read_dataset_info(directory, kind=examples.TRIPLETS).parameters
+        constraints = parameters.get("constraints", ())
+        counts = parameters.get("counts", [1] * len(constraints))
+        present |= {text for text, count in zip(constraints, counts, strict=True) if count}
+    return sorted(present)
 
 
 def train(
@@ -53,6 +58,7 @@ def train(
     source_weights: tuple[float, ...] = (),
     precision: str = "float32",
     steps_per_checkpoint: int = 100,
+    patience_intervals: int = 0,
     seed: int = 0,
     overwrite: bool = False,
 ) -> runs.TrainingRun:
@@ -77,6 +83,9 @@ def train(
       source_weights: what a triplet of each folder counts in the loss; 1 each by default.
       precision: `float32` or `bfloat16`.
       steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
+      patience_intervals: end before `num_steps` when the mean loss between checkpoints has not fallen
+        for so many of them in a row (by 1 % of what it had fallen until then); 0 never does. For
+        `--learning-rate-decay constant`: a cosine's rate would be cut off before it is low.
       seed: of initial weights and of the order of the data.
       overwrite: remove an earlier run in the output folder.
 
@@ -95,7 +104,8 @@ def train(
         "batch_size": batch_size, "learning_rate": learning_rate,
         "learning_rate_decay": learning_rate_decay, "margin": margin,
         "mining": decide_mining(mining, constraints), "source_weights": list(source_weights),
-        "precision": precision, "steps_per_checkpoint": steps_per_checkpoint, "seed": seed,
+        "precision": precision, "steps_per_checkpoint": steps_per_checkpoint,
+        "patience_intervals": patience_intervals, "seed": seed,
     }  # fmt: skip
     _require_valid(config)
     shown = ", ".join(constraints) or "triplets of unnamed constraints"
@@ -110,7 +120,7 @@ def train(
         config, output, overwrite=overwrite,
     )  # fmt: skip
     runs.save_encoder(model.audio_encoder, mel_params, output, config)
-    return runs.TrainingRun(output, num_steps, final=runs.final_means(output))
+    return runs.finished_run(output)
 
 
 def _require_valid(config: dict) -> None:

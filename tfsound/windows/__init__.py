@@ -20,20 +20,24 @@ from tfsound.windows.buckets import (
     uses_frames,
 )
 from tfsound.windows.totals import (
+    MAX_NAMED,
     BucketSummary,
     Totals,
+    UnusedRecording,
     add_up,
     find,
     summarize,
 )
 
 __all__ = [
+    "MAX_NAMED",
     "Bucket",
     "BucketSummary",
     "FrameLocation",
     "IndexPlan",
     "IndexedClip",
     "Totals",
+    "UnusedRecording",
     "WindowLocation",
     "add_up",
     "build_bucket",

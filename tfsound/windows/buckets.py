@@ -76,7 +76,7 @@ def index_clip(
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class WindowLocation:
     """Where the energies of a window are (shard number, byte offset), and what window it is."""
 
@@ -86,7 +86,7 @@ class WindowLocation:
     classes: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class FrameLocation:
     """Where the JPEG of a frame is (shard number, byte offset, bytes), and what frame it is."""
 
@@ -105,7 +105,7 @@ class Bucket:
     (num_clips + 1,), says where each clip's begin. `anchor_windows` are those that may be anchors,
     constraint after constraint; `anchor_starts`, (num_constraints + 1,), where each constraint's begin.
     `frame_starts`, (num_recordings + 1,), says where each recording's frames begin; the other `frame_*`
-    arrays are (num_frames,).
+    arrays are (num_frames,). Starts are int64; other whole numbers are of any unsigned type.
     """
 
     recording_ids: np.ndarray
@@ -156,7 +156,7 @@ class Bucket:
         first = np.repeat(self.clip_class_starts[:-1][self.window_clip], num_classes)
         classes = self.clip_classes[first + step]
         order = np.argsort(classes, kind="stable")
-        return classes[order], windows[order]
+        return classes[order].astype(np.int64), windows[order]
 
     def members(self, label_class: int) -> np.ndarray:
         """The windows of a class, ascending."""
@@ -234,16 +234,21 @@ def build_bucket(
         recording_ids=recordings[np.unique(clip_recording, return_index=True)[1]],
         recording_starts=recording_starts,
         clip_ids=np.array([clip.clip_id for clip in ordered]),
-        clip_classes=np.array([label for clip in ordered for label in clip.classes], np.int64),
+        clip_classes=_compact(np.array([label for clip in ordered for label in clip.classes], np.int64)),
         clip_class_starts=np.cumsum([0, *(len(clip.classes) for clip in ordered)]),
-        window_clip=window_clip[order],
+        window_clip=_compact(window_clip[order]),
         window_start_seconds=window_seconds[order],
-        window_shard=shards[window_clip][order],
-        window_offset=(offsets[window_clip] + step * window_bytes)[order],
-        anchor_windows=np.concatenate([np.zeros(0, np.int64), *anchors]),
+        window_shard=_compact(shards[window_clip][order]),
+        window_offset=_compact((offsets[window_clip] + step * window_bytes)[order]),
+        anchor_windows=_compact(np.concatenate([np.zeros(0, np.int64), *anchors])),
         anchor_starts=np.cumsum([0, *map(len, anchors)]),
         **frames,
     )
+
+
+def _compact(numbers: np.ndarray) -> np.ndarray:
+    """The same numbers, at least 0, in the smallest type that holds them: an index is loaded many times."""
+    return numbers.astype(np.min_scalar_type(numbers.max(initial=0)))
 
 
 def _frame_arrays(
@@ -259,11 +264,11 @@ def _frame_arrays(
     counts = np.bincount(clip_recording[frame_clip], minlength=num_recordings)
     return {
         "frame_starts": np.append(0, counts.cumsum()),
-        "frame_clip": frame_clip,
+        "frame_clip": _compact(frame_clip),
         "frame_seconds": seconds[order],
-        "frame_shard": shards[frame_clip],
-        "frame_offset": places[order, 0],
-        "frame_num_bytes": places[order, 1],
+        "frame_shard": _compact(shards[frame_clip]),
+        "frame_offset": _compact(places[order, 0]),
+        "frame_num_bytes": _compact(places[order, 1]),
     }
 
 

@@ -4,11 +4,15 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tfsound import sampling
 from tfsound.windows.buckets import Bucket, num_partners
+
+# How many recordings that cannot be used are named; all are counted.
+MAX_NAMED = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +22,8 @@ class BucketSummary:
     `scarcest`: by constraint, (number of positives, windows of the own recording) of the anchors for which
     the fewest triplets may exist; which of them it is depends on how many windows there are in all.
     `num_members`, by class; `max_own_non_members`, by class: of all recordings with a member, the most
-    windows that are not of the class. `num_recordings_used`, by constraint: recordings with an anchor.
+    windows that are not of the class. `num_recordings_used`, by constraint: recordings with an anchor;
+    `unused`: some of the others, the first in the global order, as fields of `UnusedRecording`.
     `smallest_gap_seconds`: by constraint, of all windows and frames of one recording, the nearest times;
     infinite where no window has a frame, or the constraint asks for none.
     """
@@ -31,8 +36,18 @@ class BucketSummary:
     num_members: list[int]
     max_own_non_members: list[int]
     num_recordings_used: list[int]
+    unused: list[list[tuple]]
     num_recordings_with_frames: int
     smallest_gap_seconds: list[float]
+
+
+class UnusedRecording(NamedTuple):
+    """A recording without an anchor; `smallest_gap_seconds` as in `BucketSummary`, of this recording."""
+
+    recording_id: str
+    num_windows: int
+    num_frames: int
+    smallest_gap_seconds: float
 
 
 def summarize(
@@ -42,6 +57,11 @@ def summarize(
     num_classes: int,
 ) -> BucketSummary:
     num_members, max_own_non_members = _class_counts(bucket, num_classes)
+    used = [
+        _recordings_of(bucket, bucket.anchor_windows[first:last])
+        for first, last in itertools.pairwise(bucket.anchor_starts.tolist())
+    ]
+    gaps = [_smallest_gaps(bucket, constraint) for constraint in constraints]
     return BucketSummary(
         bucket=number,
         num_recordings=len(bucket.recording_ids),
@@ -50,34 +70,40 @@ def summarize(
         scarcest=[_scarcest(bucket, constraint) for constraint in constraints],
         num_members=num_members.tolist(),
         max_own_non_members=max_own_non_members.tolist(),
-        num_recordings_used=[
-            _num_recordings_of(bucket, bucket.anchor_windows[first:last])
-            for first, last in itertools.pairwise(bucket.anchor_starts.tolist())
-        ],
+        num_recordings_used=[len(recordings) for recordings in used],
+        unused=[_unused(bucket, *of_constraint) for of_constraint in zip(used, gaps, strict=True)],
         num_recordings_with_frames=int(np.count_nonzero(np.diff(bucket.frame_starts))),
-        smallest_gap_seconds=[_smallest_gap(bucket, constraint) for constraint in constraints],
+        smallest_gap_seconds=[min(of_constraint) for of_constraint in gaps],
     )
 
 
-def _num_recordings_of(bucket: Bucket, windows: np.ndarray) -> int:
-    return len(np.unique(bucket.recording_starts.searchsorted(windows, side="right")))
+def _recordings_of(bucket: Bucket, windows: np.ndarray) -> np.ndarray:
+    """The numbers of the recordings that some windows are of, ascending."""
+    return np.unique(bucket.recording_starts.searchsorted(windows, side="right")) - 1
 
 
-def _smallest_gap(bucket: Bucket, constraint: sampling.Constraint | sampling.Coincidence) -> float:
-    """Of all windows and frames of one recording, the nearest times."""
+def _smallest_gaps(bucket: Bucket, constraint: sampling.Constraint | sampling.Coincidence) -> list[float]:
+    """By recording, of all its windows and frames the nearest times."""
     if not isinstance(constraint, sampling.Coincidence):
-        return math.inf
+        return [math.inf] * len(bucket.recording_ids)
     frame_ranges = itertools.pairwise(bucket.frame_starts.tolist())
     window_ranges = itertools.pairwise(bucket.recording_starts.tolist())
-    return min(
-        (
-            constraint.smallest_gap(
-                bucket.window_start_seconds[slice(*windows)], bucket.frame_seconds[slice(*frames)]
-            )
-            for windows, frames in zip(window_ranges, frame_ranges, strict=True)
-        ),
-        default=math.inf,
-    )
+    return [
+        constraint.smallest_gap(
+            bucket.window_start_seconds[slice(*windows)], bucket.frame_seconds[slice(*frames)]
+        )
+        for windows, frames in zip(window_ranges, frame_ranges, strict=True)
+    ]
+
+
+def _unused(bucket: Bucket, used: np.ndarray, gaps: Sequence[float]) -> list[UnusedRecording]:
+    """The first recordings of a bucket that are not used, no more than are named of all together."""
+    unused = np.setdiff1d(np.arange(len(bucket.recording_ids)), used)[:MAX_NAMED]
+    num_windows, num_frames = np.diff(bucket.recording_starts), np.diff(bucket.frame_starts)
+    return [
+        UnusedRecording(str(bucket.recording_ids[i]), int(num_windows[i]), int(num_frames[i]), gaps[i])
+        for i in unused
+    ]
 
 
 def _class_counts(bucket: Bucket, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +143,8 @@ class Totals:
     """What all buckets hold, and where each bucket's begin: the last entry of `*_starts` is the sum.
 
     `window_starts`: (num_buckets + 1,); `anchor_starts`: (num_constraints, num_buckets + 1);
-    `member_starts`: (num_classes, num_buckets + 1). `scarcest`, `num_recordings_used` and
-    `smallest_gap_seconds`, by constraint: see `BucketSummary`.
+    `member_starts`: (num_classes, num_buckets + 1). `scarcest`, `num_recordings_used`, `unused` (at most
+    `MAX_NAMED` of each constraint) and `smallest_gap_seconds`, by constraint: see `BucketSummary`.
     """
 
     num_recordings: int
@@ -128,8 +154,13 @@ class Totals:
     max_own_non_members: np.ndarray
     scarcest: tuple[tuple[tuple[int, int], ...], ...]
     num_recordings_used: np.ndarray
+    unused: tuple[tuple[UnusedRecording, ...], ...]
     num_recordings_with_frames: int
     smallest_gap_seconds: np.ndarray
+
+    @property
+    def num_buckets(self) -> int:
+        return len(self.window_starts) - 1
 
     @property
     def num_windows(self) -> int:
@@ -157,7 +188,8 @@ def add_up(
     used = np.zeros(num_constraints, np.int64)
     gaps = np.full(num_constraints, math.inf)
     scarcest = [[] for _ in range(num_constraints)]
-    for summary in summaries:
+    unused = [[] for _ in range(num_constraints)]
+    for summary in sorted(summaries, key=lambda summary: summary.bucket):
         windows[1 + summary.bucket] = summary.num_windows
         anchors[:, 1 + summary.bucket] = summary.num_anchors
         members[:, 1 + summary.bucket] = summary.num_members
@@ -168,6 +200,8 @@ def add_up(
         gaps = np.minimum(gaps, summary.smallest_gap_seconds)
         for pairs, more in zip(scarcest, summary.scarcest, strict=True):
             pairs.extend(map(tuple, more))
+        for named, more in zip(unused, summary.unused, strict=True):
+            named.extend(UnusedRecording(*fields) for fields in more[: MAX_NAMED - len(named)])
     return Totals(
         num_recordings=num_recordings,
         window_starts=windows.cumsum(),
@@ -176,6 +210,7 @@ def add_up(
         max_own_non_members=own,
         scarcest=tuple(tuple(sorted(set(pairs))) for pairs in scarcest),
         num_recordings_used=used,
+        unused=tuple(map(tuple, unused)),
         num_recordings_with_frames=num_with_frames,
         smallest_gap_seconds=gaps,
     )

@@ -14,7 +14,7 @@ _SHOWN_LENGTH = 80
 
 
 class ActiveLearningError(ValueError):
-    """Questions, answers or class lists that cannot be used; the message says where, why and what to do."""
+    """Questions, answers, labels or classes that cannot be used; the message says where and what to do."""
 
 
 def shown(value: object) -> str:

@@ -1,0 +1,231 @@
+"""Training a classifier of windows, on labels that were spread over clusters or on those of the clips."""
+
+import dataclasses
+import os
+import sys
+
+import keras
+import numpy as np
+
+from tfsound import examples, mel, models, networks
+from tfsound.checkpoints import TrainingError
+from tfsound.training import runs
+from tfsound.window_labels import WindowLabels, read_propagated_labels
+
+CLASSIFIER_NAME = "classifier.keras"
+# From here on a soft label is a label.
+_HARD_FROM = 0.5
+_DEFAULT_ENCODER = "resnet_small"
+
+
+def train_classifier(
+    clips: str,
+    output: str,
+    *,
+    labels: str | WindowLabels = "",
+    folds: tuple[str, ...] = (),
+    exclude_folds: tuple[str, ...] = (),
+    start_from: str = "",
+    freeze: bool = False,
+    encoder: str = "",
+    embedding_dim: int = 0,
+    multi_label: bool = True,
+    hard: bool = False,
+    class_balance: str = "natural",
+    num_steps: int = 1000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    learning_rate_decay: str = "cosine",
+    precision: str = "float32",
+    steps_per_checkpoint: int = 100,
+    patience_intervals: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> runs.TrainingRun:
+    """Trains a classifier of windows, on all devices of this machine; resumes a run that was cut off.
+
+    The paper starts from the encoder that was learned without labels, and fine-tunes the whole of it on
+    labels that were spread over clusters (section 3.4): `start_from` names that run, `labels` what `tfsound
+    answers` wrote. A baseline is the same from scratch, or on the clips' own labels.
+
+    Args:
+      clips: the folder of clip examples.
+      output: the run's folder.
+      labels: the folder of labels that `tfsound answers` wrote; other windows are not trained on, nor are
+        uncertain ones. Without, every window has the labels of its clip, and clips without one are left out.
+      folds: the folds to train on; all without.
+      exclude_folds: folds to leave out, because they are for testing.
+      start_from: a finished run on triplets, on pairs or on labels whose audio encoder to start from;
+        without, the encoder is trained from scratch.
+      freeze: keep the encoder as it is, and train the layer on its embeddings alone.
+      encoder: `resnet_small` (the default) for CPUs, `resnet50` as in the paper; that of the run to start
+        from where there is one.
+      embedding_dim: length of an embedding, 128 by default, or that of the run to start from.
+      multi_label: whether a window may have any number of the classes, or has exactly one.
+      hard: make labels out of confidences: the classes with at least one half, or, where a window has exactly
+        one, the first of the highest confidence.
+      class_balance: `natural`, every window equally often; or `uniform`, every class equally often.
+      num_steps: optimizer steps in all.
+      batch_size: windows a step, over all devices; of fewer labelled windows some come twice.
+      learning_rate: Adam's, at the start.
+      learning_rate_decay: `cosine` to 0 over all steps, or `constant`.
+      precision: `float32` or `bfloat16`.
+      steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
+      patience_intervals: end before `num_steps` when the mean loss between checkpoints has not fallen
+        for so many of them in a row (by 1 % of what it had fallen until then); 0 never does. For
+        `--learning-rate-decay constant`: a cosine's rate would be cut off before it is low.
+      seed: of initial weights and of the order of the data.
+      overwrite: remove an earlier run in the output folder.
+
+    Returns:
+      The run's summary. The run holds the encoder as one on triplets does, and the whole classifier.
+
+    Raises:
+      DatasetError: clips that are missing or damaged, labels of other clips, nothing labelled;
+      ActiveLearningError: no finished folder of labels, or an edited one; ValueError: a parameter is out of
+      range or not that of the run to start from, labels that leave nothing to tell apart; TrainingError: the
+      folder holds another run, there is no finished run to start from, or the loss is no longer a number.
+
+    Source: Jansen et al. 2020, sections 3.3 and 3.4.
+    """
+    window_labels = read_propagated_labels(labels) if labels and isinstance(labels, str) else labels or None
+    config = {
+        "clips": clips, "labels": labels if isinstance(labels, str) else "(arrays)",
+        "folds": list(folds), "exclude_folds": list(exclude_folds), "start_from": start_from,
+        "freeze": freeze, **_encoder_settings(start_from, encoder, embedding_dim),
+        "multi_label": multi_label, "hard": hard, "class_balance": class_balance, "num_steps": num_steps,
+        "batch_size": batch_size, "learning_rate": learning_rate,
+        "learning_rate_decay": learning_rate_decay, "precision": precision,
+        "steps_per_checkpoint": steps_per_checkpoint,
+        "patience_intervals": patience_intervals, "seed": seed,
+    }  # fmt: skip
+    _require_valid(config)
+    windows = examples.index_labelled_windows(clips, window_labels, folds=folds, exclude_folds=exclude_folds)
+    windows = _usable(windows, multi_label=multi_label, hard=hard)
+    config |= {
+        "class_names": list(windows.class_names), "num_windows": windows.num_windows,
+        "windows_fingerprint": windows.fingerprint,
+    }  # fmt: skip
+    print(windows, file=sys.stderr)
+    model = runs.train_model(
+        lambda: _compiled_model(config, windows.mel_params),
+        lambda first_batch: examples.labelled_window_dataset(
+            windows, batch_size=batch_size, class_balance=class_balance, seed=seed, first_batch=first_batch
+        ),
+        lambda: examples.require_undamaged(clips, examples.read_dataset_info(clips, kind=examples.CLIPS)),
+        config, output, overwrite=overwrite,
+    )  # fmt: skip
+    kept = _without_optimizer(model)
+    runs.save_model(kept, os.path.join(output, CLASSIFIER_NAME))
+    kept.audio_encoder.trainable = True  # whoever loads the encoder alone has frozen nothing
+    runs.save_encoder(kept.audio_encoder, windows.mel_params, output, config)
+    return runs.finished_run(output)
+
+
+def load_classifier(run: str) -> tuple[models.ClassifierModel, mel.MelParams, tuple[str, ...]]:
+    """The classifier of a finished run on labels, the front end that it was trained with, its classes.
+
+    Raises:
+      TrainingError: no such run, one that is not finished, or one on something else than labels.
+    """
+    mel_params, config = runs.read_finished(run)
+    path = os.path.join(run, CLASSIFIER_NAME)
+    if not os.path.exists(path):
+        raise TrainingError(
+            f"{run} holds no {CLASSIFIER_NAME}: it was not trained on labels; name a run that was."
+        )
+    return keras.saving.load_model(path, compile=False), mel_params, tuple(config["class_names"])
+
+
+def _encoder_settings(start_from: str, encoder: str, embedding_dim: int) -> dict:
+    """The settings of the encoder: those asked for, which must be those of the run to start from."""
+    if not start_from:
+        return {
+            "encoder": encoder or _DEFAULT_ENCODER,
+            "embedding_dim": embedding_dim or networks.EMBEDDING_DIM,
+            "unit_norm": False,
+        }
+    _, begun = runs.read_finished(start_from)
+    started = {
+        "encoder": begun["encoder"],
+        "embedding_dim": begun["embedding_dim"],
+        "unit_norm": begun.get("unit_norm", True),  # triplets need it, and their runs do not say so
+    }
+    asked = {"encoder": encoder, "embedding_dim": embedding_dim}
+    different = [name for name, value in asked.items() if value and value != started[name]]
+    if different:
+        shown = ", ".join(f"{name}: {started[name]!r} there, {asked[name]!r} here" for name in different)
+        raise ValueError(
+            f"{start_from} has another encoder than was asked for ({shown}); leave that out to start from it."
+        )
+    return started
+
+
+def _usable(windows: examples.LabelledWindows, *, multi_label: bool, hard: bool) -> examples.LabelledWindows:
+    """The windows that can be learned from, with labels as the loss takes them.
+
+    Raises:
+      ValueError: nothing to tell apart.
+    """
+    labels, row = windows.row_labels, windows.row
+    if multi_label:
+        labels = (labels >= _HARD_FROM).astype(np.float32) if hard else labels
+    else:
+        # That a window is none of the classes cannot be said where it has exactly one.
+        totals = labels.sum(axis=1, keepdims=True)
+        kept = (totals > 0)[row, 0]
+        windows = dataclasses.replace(
+            windows, shard=windows.shard[kept], offset=windows.offset[kept], row=row[kept]
+        )
+        if hard:
+            labels = (np.arange(labels.shape[1]) == labels.argmax(axis=1)[:, None]).astype(np.float32)
+        else:
+            labels = np.divide(labels, totals, out=np.zeros_like(labels), where=totals > 0)
+    different = np.unique(labels[np.unique(windows.row)], axis=0)
+    if len(different) < 2:
+        names = [name for name, label in zip(windows.class_names, different.T, strict=True) if label.any()]
+        raise ValueError(
+            f"all {windows.num_windows} labelled windows have the same labels "
+            f"({', '.join(names) or 'none of the classes'}), so that there is nothing to tell apart; label "
+            "windows of another class."
+        )
+    return dataclasses.replace(windows, row_labels=labels)
+
+
+def _require_valid(config: dict) -> None:
+    runs.require_valid(config, {})
+    if config["class_balance"] not in examples.CLASS_BALANCES:
+        raise ValueError(
+            f"class_balance must be one of {list(examples.CLASS_BALANCES)}, got {config['class_balance']!r}."
+        )
+    if config["freeze"] and not config["start_from"]:
+        raise ValueError("freeze keeps an encoder that has learned nothing; name a run with start_from.")
+
+
+def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.ClassifierModel:
+    audio_encoder = networks.build_encoder(
+        config["encoder"],
+        input_shape=(mel_params.context_frames, mel_params.mel_bins),
+        embedding_dim=config["embedding_dim"],
+        unit_norm=config["unit_norm"],
+        dtype_policy=runs.PRECISIONS[config["precision"]],
+    )
+    if config["start_from"]:
+        started, started_mel_params = runs.load_encoder(config["start_from"])
+        mel_params.require_equal(started_mel_params, config["start_from"])
+        audio_encoder.set_weights(started.get_weights())
+    model = models.ClassifierModel(
+        audio_encoder,
+        len(config["class_names"]),
+        multi_label=config["multi_label"],
+        freeze=config["freeze"],
+    )
+    runs.compile_model(model, config)
+    return model
+
+
+def _without_optimizer(model: models.ClassifierModel) -> models.ClassifierModel:
+    """A copy to keep: the optimizer's moments are twice the size of the weights."""
+    copy = models.ClassifierModel.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
