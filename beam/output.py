@@ -6,6 +6,7 @@ the pending folder cancels the job: its workers notice and stop.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -27,6 +28,8 @@ _PROGRESS = "progress"
 _SUMMARIES = "summaries"
 INDEX = "index"
 _REPLACED = "replaced"
+# One a thread of a worker, at most.
+_MOST_LATE_FILES = 100
 
 
 class JobError(RuntimeError):
@@ -71,7 +74,7 @@ class PendingOutput:
         # Renamed first, so that workers, who notice only later, cannot put new files into it meanwhile.
         trash = tempfile.mkdtemp(prefix=os.path.basename(self.path), dir=os.path.dirname(self.path) or ".")
         os.rename(self.path, os.path.join(trash, "discarded"))
-        shutil.rmtree(trash)
+        _remove_all(trash)
 
     def write_failures(self, failures: list[dict]) -> str:
         """Writes `failures.jsonl`, a failure a line; returns its path."""
@@ -124,6 +127,17 @@ class PendingOutput:
             if tf.io.gfile.exists(source):
                 tf.io.gfile.rename(source, os.path.join(self.output, name))
         self.discard()
+
+
+def _remove_all(path: str) -> None:
+    """Removes a folder that nobody opens any more files in; those being opened just now may still come."""
+    for _ in range(_MOST_LATE_FILES):
+        try:
+            return shutil.rmtree(path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+    shutil.rmtree(path)
 
 
 def _is_in_use(path: str) -> bool:

@@ -277,6 +277,22 @@ def test_discard_outlives_workers_that_still_write(tmp_path):
         worker.send_signal(signal.SIGKILL) if worker.poll() is None else None
 
 
+def test_a_file_that_comes_while_its_folder_is_removed_is_removed_too(tmp_path, monkeypatch):
+    """A worker had found the folder under its old name, and opens the file in it only now."""
+    pending = output.PendingOutput(str(tmp_path / "set"), overwrite=False)
+    rmdir, late = os.rmdir, []
+
+    def rmdir_too_late(path, *, dir_fd=None):
+        if not late:
+            late.append(os.open("late", os.O_CREAT, dir_fd=os.open(path, os.O_RDONLY, dir_fd=dir_fd)))
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_too_late)
+    pending.discard()
+    assert late
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_command_is_what_was_typed(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/tfsound", "examples", "my clips.csv", "out"])
     assert output.command_line("examples", "ignored") == "tfsound examples 'my clips.csv' out"
