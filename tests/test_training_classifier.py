@@ -80,7 +80,7 @@ def test_the_classifier_of_a_run_holds_its_encoder_and_no_optimizer(whole_run):
     np.testing.assert_array_equal(classifier.embed(windows), encoder(windows))
     assert classifier(windows).shape == (3, 3)
     checkpoint = sorted(pathlib.Path(output, "checkpoints").iterdir())[-1]
-    trained = training.classifier._compiled_model(config_of(output), tiny.PARAMS)
+    trained = training.classifier._compiled_model(config_of(output), tiny.PARAMS, is_resumed=False)
     trained.load_weights(checkpoint / "model.weights.h5")
     for one, other in zip(trained.get_weights(), classifier.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -239,7 +239,9 @@ def test_a_frozen_encoder_is_left_bit_by_bit_and_can_be_fine_tuned_from_there(
         np.testing.assert_array_equal(found, expected)
     assert encoder.trainable_variables
     assert training.load_classifier(str(tmp_path / "frozen"))[0].freeze
-    untrained = training.classifier._compiled_model(config_of(tmp_path / "frozen"), tiny.PARAMS)
+    untrained = training.classifier._compiled_model(
+        config_of(tmp_path / "frozen"), tiny.PARAMS, is_resumed=False
+    )
     assert len(untrained.optimizer.variables) < 10  # no moments of the encoder
     kept = watch_start(monkeypatch)
     train(clips, tmp_path / "tuned", start_from=str(tmp_path / "frozen"))

@@ -112,15 +112,19 @@ def test_a_run_that_was_cut_off_ends_as_if_it_was_not(clips, tmp_path, whole_run
     require_same_end(output, whole_run[0])
 
 
-def test_a_frozen_run_resumes_from_its_checkpoint_and_not_from_its_start(clips, triplet_run, tmp_path):
-    settings = {"start_from": triplet_run, "freeze": True, "class_balance": "uniform"}
+def test_a_frozen_run_resumes_from_its_checkpoint_and_needs_no_start(clips, triplet_run, tmp_path):
+    started_from = shutil.copytree(triplet_run, tmp_path / "start")
+    settings = {"start_from": str(started_from), "freeze": True, "class_balance": "uniform"}
     train(clips, tmp_path / "whole", **settings)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             train(clips, tmp_path / "run", **settings)
+    shutil.rmtree(started_from)
     train(clips, tmp_path / "run", **settings)
     require_same_end(str(tmp_path / "run"), str(tmp_path / "whole"))
+    with pytest.raises(training.TrainingError, match="start holds no trained encoder"):
+        train(clips, tmp_path / "run", overwrite=True, **settings)
 
 
 def test_a_run_killed_by_sigkill_ends_as_if_it_was_not(clips, whole_run, tmp_path):

@@ -89,10 +89,11 @@ def train_classifier(
     Source: Jansen et al. 2020, sections 3.3 and 3.4.
     """
     window_labels = read_propagated_labels(labels) if labels and isinstance(labels, str) else labels or None
+    resumed = runs.resumed_config(output, overwrite=overwrite)
     config = {
         "clips": clips, "labels": labels if isinstance(labels, str) else "(arrays)",
         "folds": list(folds), "exclude_folds": list(exclude_folds), "start_from": start_from,
-        "freeze": freeze, **_encoder_settings(start_from, encoder, embedding_dim),
+        "freeze": freeze, **_encoder_settings(start_from, encoder, embedding_dim, resumed),
         "multi_label": multi_label, "hard": hard, "class_balance": class_balance, "num_steps": num_steps,
         "batch_size": batch_size, "learning_rate": learning_rate,
         "learning_rate_decay": learning_rate_decay, "precision": precision,
@@ -108,14 +109,14 @@ def train_classifier(
     }  # fmt: skip
     print(windows, file=sys.stderr)
     model = runs.train_model(
-        lambda: _compiled_model(config, windows.mel_params),
+        lambda: _compiled_model(config, windows.mel_params, is_resumed=bool(resumed)),
         lambda first_batch: examples.labelled_window_dataset(
             windows, batch_size=batch_size, class_balance=class_balance, seed=seed, first_batch=first_batch
         ),
         lambda: examples.require_undamaged(clips, examples.read_dataset_info(clips, kind=examples.CLIPS)),
         config, output, overwrite=overwrite,
     )  # fmt: skip
-    kept = _without_optimizer(model)
+    kept = runs.without_optimizer(model)
     runs.save_model(kept, os.path.join(output, CLASSIFIER_NAME))
     kept.audio_encoder.trainable = True  # whoever loads the encoder alone has frozen nothing
     runs.save_encoder(kept.audio_encoder, windows.mel_params, output, config)
@@ -137,15 +138,18 @@ def load_classifier(run: str) -> tuple[models.ClassifierModel, mel.MelParams, tu
     return keras.saving.load_model(path, compile=False), mel_params, tuple(config["class_names"])
 
 
-def _encoder_settings(start_from: str, encoder: str, embedding_dim: int) -> dict:
-    """The settings of the encoder: those asked for, which must be those of the run to start from."""
+def _encoder_settings(start_from: str, encoder: str, embedding_dim: int, resumed: dict) -> dict:
+    """The settings of the encoder: those asked for, which must be those of the run to start from.
+
+    Where a run is `resumed` from the same start, they are its own.
+    """
     if not start_from:
         return {
             "encoder": encoder or _DEFAULT_ENCODER,
             "embedding_dim": embedding_dim or networks.EMBEDDING_DIM,
             "unit_norm": False,
         }
-    _, begun = runs.read_finished(start_from)
+    begun = resumed if resumed.get("start_from") == start_from else runs.read_finished(start_from)[1]
     started = {
         "encoder": begun["encoder"],
         "embedding_dim": begun["embedding_dim"],
@@ -202,7 +206,7 @@ def _require_valid(config: dict) -> None:
         raise ValueError("freeze keeps an encoder that has learned nothing; name a run with start_from.")
 
 
-def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.ClassifierModel:
+def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool) -> models.ClassifierModel:
     audio_encoder = networks.build_encoder(
         config["encoder"],
         input_shape=(mel_params.context_frames, mel_params.mel_bins),
@@ -210,7 +214,7 @@ def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.Classifie
         unit_norm=config["unit_norm"],
         dtype_policy=runs.PRECISIONS[config["precision"]],
     )
-    if config["start_from"]:
+    if config["start_from"] and not is_resumed:
         started, started_mel_params = runs.load_encoder(config["start_from"])
         mel_params.require_equal(started_mel_params, config["start_from"])
         audio_encoder.set_weights(started.get_weights())
@@ -222,10 +226,3 @@ def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.Classifie
     )
     runs.compile_model(model, config)
     return model
-
-
-def _without_optimizer(model: models.ClassifierModel) -> models.ClassifierModel:
-    """A copy to keep: the optimizer's moments are twice the size of the weights."""
-    copy = models.ClassifierModel.from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    return copy

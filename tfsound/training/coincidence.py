@@ -134,7 +134,7 @@ def train_coincidence(
             f"image_encoder {image_encoder!r} was given, and no pairs of sound and image; name some with "
             "audio_image, or leave it out."
         )
-    is_resumed = not overwrite and runs.has_checkpoint(output)
+    is_resumed = bool(runs.resumed_config(output, overwrite=overwrite))
     model = runs.train_model(
         lambda: _compiled_model(config, mel_params, is_resumed=is_resumed),
         lambda first_batch: examples.coincidence_dataset(
@@ -144,7 +144,7 @@ def train_coincidence(
         lambda: _require_undamaged(directories),
         config, output, overwrite=overwrite,
     )  # fmt: skip
-    runs.save_model(_without_optimizer(model), os.path.join(output, MODEL_NAME))
+    runs.save_model(runs.without_optimizer(model), os.path.join(output, MODEL_NAME))
     runs.save_encoder(model.audio_encoder, mel_params, output, config)
     return runs.finished_run(output)
 
@@ -210,7 +210,6 @@ def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool
         head_dtype=runs.PRECISIONS[config["precision"]],
         seed=config["seed"],
     )
-    # A checkpoint holds all weights, so that a run goes on when the one that it started from is gone.
     if config["start_from"] and not is_resumed:
         _start_from(model, config, mel_params)
     runs.compile_model(model, config)
@@ -238,11 +237,3 @@ def _start_from(model: models.CoincidenceModel, config: dict, mel_params: mel.Me
     for name, part in parts.items():
         if name in model.parts:
             model.parts[name].set_weights(part.get_weights())
-
-
-def _without_optimizer(model: models.CoincidenceModel) -> models.CoincidenceModel:
-    """A copy to keep: the optimizer's moments are twice the size of the weights."""
-    copy = models.CoincidenceModel.from_config(model.get_config())
-    for name, part in copy.parts.items():
-        part.set_weights(model.parts[name].get_weights())
-    return copy

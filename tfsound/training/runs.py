@@ -199,10 +199,14 @@ def _begun(output: str) -> dict:
     return config if isinstance(config, dict) and "steps_per_checkpoint" in config else {}
 
 
-def has_checkpoint(output: str) -> bool:
-    """Whether a run was begun that can go on from a checkpoint."""
+def resumed_config(output: str, *, overwrite: bool) -> dict:
+    """The settings of a run that goes on from a checkpoint; empty where one starts from its beginning.
+
+    A checkpoint holds all weights, so that such a run needs no more what it once started from.
+    """
     folder = os.path.join(output, _CHECKPOINTS)
-    return bool(_begun(output)) and os.path.isdir(folder) and bool(Checkpoints(folder).steps())
+    has_checkpoint = os.path.isdir(folder) and bool(Checkpoints(folder).steps())
+    return _begun(output) if has_checkpoint and not overwrite else {}
 
 
 def learning_rate_schedule(learning_rate: float, num_steps: int, decay: str):
@@ -323,6 +327,13 @@ def _fit(model, checkpoints: Checkpoints, first_step: int, make_data, config: di
             epoch = end
     finally:
         progress.close()
+
+
+def without_optimizer(model: keras.Model) -> keras.Model:
+    """A copy to keep: the optimizer's moments are twice the size of the weights."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def save_model(model: keras.Model, path: str) -> None:
