@@ -1,6 +1,6 @@
 """The job `triplets`: clip examples -> triplet examples under semantic constraints.
 
-`drawing` decides each triplet by its number alone; `drawn_sets` writes them.
+`triplets` decides each triplet by its number alone; `drawn_sets` writes them.
 
 Source: Jansen et al. 2018, section 3.2.
 """
@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from tfsound import arguments, drawing, examples, mel, sampling, windows
+from tfsound import arguments, examples, mel, sampling, triplets, windows
 from tfsound.beam import drawn_sets, running, window_index
 
 _MAX_CLASSES_SHOWN = 10
@@ -19,7 +19,7 @@ _MAX_CLASSES_SHOWN = 10
 class DrawnTriplets:
     """Triplets as `drawn_sets` writes them."""
 
-    plan: drawing.Plan
+    plan: triplets.Plan
     mel_params: mel.MelParams
     exclude_folds: tuple[str, ...] = ()
     allow_repeats: bool = False
@@ -34,10 +34,12 @@ class DrawnTriplets:
         return [sampling.constraint_text(constraint) for constraint in self.plan.constraints]
 
     def require_possible(self, totals: windows.Totals, where: str) -> None:
-        drawing.require_possible(self.plan, totals, self._num_frames, where, allow_repeats=self.allow_repeats)
+        triplets.require_possible(
+            self.plan, totals, self._num_frames, where, allow_repeats=self.allow_repeats
+        )
 
     def failures(self, totals: windows.Totals) -> list[dict]:
-        left_out = drawing.classes_without_triplets(self.plan, totals).items()
+        left_out = triplets.classes_without_triplets(self.plan, totals).items()
         return [{"label": name, "reason": reason} for name, reason in left_out][: windows.MAX_NAMED]
 
     def records(
@@ -47,9 +49,9 @@ class DrawnTriplets:
         load_bucket: Callable[[int], windows.Bucket],
         reader: window_index.WindowReader,
     ) -> Iterator[bytes]:
-        for draw in drawing.draw_triplets(slots, self.plan, totals, load_bucket, self._num_frames):
+        for draw in triplets.draw_triplets(slots, self.plan, totals, load_bucket, self._num_frames):
             energies = [reader.read(location) for location in draw.locations]
-            yield drawing.encode_draw(draw, self.plan, energies, self.mel_params.mel_bins)
+            yield triplets.encode_draw(draw, self.plan, energies, self.mel_params.mel_bins)
 
     def sidecar_fields(self, totals: windows.Totals) -> dict:
         parameters = {
@@ -59,7 +61,7 @@ class DrawnTriplets:
             "seed": self.plan.seed,
         }
         if self.plan.uses_labels:
-            left_out = list(drawing.classes_without_triplets(self.plan, totals))
+            left_out = list(triplets.classes_without_triplets(self.plan, totals))
             parameters["num_classes_without_triplets"] = len(left_out)
             parameters["classes_without_triplets"] = left_out[:_MAX_CLASSES_SHOWN]
         return {"num_windows": 3 * self.plan.count, "parameters": parameters}
@@ -128,8 +130,8 @@ def sample_triplets(
     num_shards = drawn_sets.num_shards_of(count, num_shards)
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     examples.require_folds(info, exclude_folds, clips)
-    plan = drawing.make_plan(info, constraints, count, shares, seed)
-    drawing.require_plausible(plan, info, clips, allow_repeats=allow_repeats)
+    plan = triplets.make_plan(info, constraints, count, shares, seed)
+    triplets.require_plausible(plan, info, clips, allow_repeats=allow_repeats)
     drawn_set = DrawnTriplets(plan, info.mel_params, exclude_folds, allow_repeats)
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags

@@ -5,7 +5,7 @@ import collections
 import pytest
 from test_beam_triplets import JOINT, clips, records_of, sample
 
-from tfsound import drawing
+from tfsound import triplets
 from tfsound.beam import drawn_sets, window_index
 from tfsound.beam import triplets as job
 
@@ -35,13 +35,13 @@ def test_buckets_shards_and_blocks_do_not_change_the_set(
 def test_what_is_drawn_at_a_time_does_not_depend_on_the_shards(
     clips, tmp_path, monkeypatch, num_shards, expected
 ):
-    draw, sizes = drawing.draw_triplets, []
+    draw, sizes = triplets.draw_triplets, []
 
     def counting(slots, *rest):
         sizes.append(len(slots))
         return draw(slots, *rest)
 
-    monkeypatch.setattr(drawing, "draw_triplets", counting)
+    monkeypatch.setattr(triplets, "draw_triplets", counting)
     monkeypatch.setattr(drawn_sets, "EXAMPLES_PER_SHARD", 40)
     monkeypatch.setattr(drawn_sets, "_EXAMPLES_PER_BUCKET", 1)
     info = sample(clips, tmp_path / "set", count=100, num_shards=num_shards)

@@ -15,7 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_pipeline
 from test_beam_window_index import PARAMS, STEP, make_clip, many_shards, window_bytes, write_clip_set
 
-from tfsound import drawing, examples, sampling
+from tfsound import examples, sampling, triplets
 from tfsound.beam import drawn_sets, running, window_index
 from tfsound.beam import output as job_output
 from tfsound.beam import triplets as job
@@ -98,10 +98,10 @@ def window_key(ref: examples.WindowRef, clips: dict[str, examples.Clip]) -> tupl
 @pytest.mark.parametrize("count", [1, 7, 5000])
 def test_every_triplet_is_what_its_constraint_says(clips, tmp_path, count):
     info = sample(clips, tmp_path / "set", count=count, allow_repeats=True)
-    triplets = triplets_of(tmp_path / "set")
-    assert len(triplets) == info.num_examples == count
+    drawn = triplets_of(tmp_path / "set")
+    assert len(drawn) == info.num_examples == count
     by_id = {clip.clip_id: clip for shard in many_shards() for clip in shard}
-    for triplet in triplets:
+    for triplet in drawn:
         anchor, positive, negative = (triplet[role] for role in ROLES)
         assert anchor.recording_id == positive.recording_id != negative.recording_id
         gap = abs(anchor.start_seconds - positive.start_seconds)
@@ -118,15 +118,15 @@ def test_every_triplet_is_what_its_constraint_says(clips, tmp_path, count):
 def test_anchors_are_used_equally_often_and_negatives_all(clips, tmp_path):
     sample(clips, tmp_path / "set", count=5000, allow_repeats=True)
     by_id = {clip.clip_id: clip for shard in many_shards() for clip in shard}
-    triplets = triplets_of(tmp_path / "set")
-    anchors = collections.Counter(window_key(t["anchor"], by_id) for t in triplets)
+    drawn = triplets_of(tmp_path / "set")
+    anchors = collections.Counter(window_key(t["anchor"], by_id) for t in drawn)
     expected = possible_anchors(many_shards(), MAX_GAP)
     assert 40 < len(expected) < len(windows_of(many_shards()))
     assert set(anchors) == expected
     assert max(anchors.values()) - min(anchors.values()) == 1
-    positives = {window_key(t["positive"], by_id) for t in triplets}
+    positives = {window_key(t["positive"], by_id) for t in drawn}
     assert positives == expected
-    negatives = collections.Counter(window_key(t["negative"], by_id) for t in triplets)
+    negatives = collections.Counter(window_key(t["negative"], by_id) for t in drawn)
     assert set(negatives) == set(windows_of(many_shards()))
     assert max(negatives.values()) < 2 * 5000 / len(negatives)
 
@@ -158,7 +158,7 @@ def test_the_gap_is_strictly_less(tmp_path):
     clip = dataclasses.replace(make_clip("late", "r", 1), start_seconds=10.0)
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 1), clip, make_clip("n", "other", 1)])
     with pytest.raises(
-        drawing.ImpossibleError, match="under proximity:10: no recording has two windows that n"
+        triplets.ImpossibleError, match="under proximity:10: no recording has two windows that n"
     ):
         sample(tmp_path / "clips", tmp_path / "set", constraints=("proximity:10",), count=2)
     info = sample(tmp_path / "clips", tmp_path / "set", constraints=("proximity:10.001",), count=2)
@@ -188,11 +188,11 @@ def test_a_joint_set_of_all_constraints(clips, tmp_path):
         "noise:0.5", "translation:10", "mixing:0.25", "proximity:2", "labels"
     ]  # fmt: skip
     assert info.parameters["counts"] == [51, 51, 51, 50, 50]
-    triplets = triplets_of(tmp_path / "set")
+    drawn = triplets_of(tmp_path / "set")
     by_id = {clip.clip_id: clip for shard in many_shards() for clip in shard}
-    counts = collections.Counter(t["constraint"] for t in triplets)
+    counts = collections.Counter(t["constraint"] for t in drawn)
     assert counts == {"noise": 51, "translation": 51, "mixing": 51, "proximity": 50, "labels": 50}
-    for t in triplets:
+    for t in drawn:
         stored = [window_bytes(by_id[t[role].clip_id], window_key(t[role], by_id)[1]) for role in ROLES]
         assert (t["anchor_energies"], t["negative_energies"]) == (stored[0], stored[2])
         anchor, positive, negative = (energies_of(t[f"{role}_energies"]) for role in ROLES)
@@ -224,8 +224,8 @@ def test_a_joint_set_of_all_constraints(clips, tmp_path):
 def test_classes_have_equal_shares_of_explicit_labels(clips, tmp_path):
     info = sample(clips, tmp_path / "set", constraints=("labels",), count=402)
     assert info.num_examples == 402
-    triplets = triplets_of(tmp_path / "set")
-    assert sorted(collections.Counter(t["label"] for t in triplets).values()) == [100, 100, 101, 101]
+    drawn = triplets_of(tmp_path / "set")
+    assert sorted(collections.Counter(t["label"] for t in drawn).values()) == [100, 100, 101, 101]
     assert len(set(records_of(tmp_path / "set"))) == 402
 
 
@@ -258,7 +258,7 @@ def test_a_dry_run_says_the_size_and_writes_nothing(clips, tmp_path):
 def test_repeats_where_they_are_allowed(clips, tmp_path):
     """How many there are is said, and given; more only where repeats are allowed."""
     message = r"can give ([\d,]+) triplets under mixing.*no triplet twice, and 6,000 were asked"
-    with pytest.raises(drawing.ImpossibleError, match=message) as raised:
+    with pytest.raises(triplets.ImpossibleError, match=message) as raised:
         sample(clips, tmp_path / "set", constraints=("mixing",), count=6000)
     assert os.listdir(tmp_path) == []
     windows = list(windows_of(many_shards()).values())
@@ -345,7 +345,7 @@ def test_more_shards_than_triplets(clips, tmp_path):
 def test_the_transform_writes_shards(clips, tmp_path):
     sample(clips, tmp_path / "whole", count=5, num_shards=2)
     info = examples.read_dataset_info(str(clips), kind=examples.CLIPS)
-    plan = drawing.make_plan(info, (f"proximity:{MAX_GAP}",), 5, (), 0)
+    plan = triplets.make_plan(info, (f"proximity:{MAX_GAP}",), 5, (), 0)
     pending = job_output.PendingOutput(str(tmp_path / "set"), overwrite=False)
     options = running.beam_options(runner="local", num_workers=1, worker_mode="threads", beam_flags=())
     window_index.build_index(str(clips), info, pending, plan=plan, exclude_folds=(), options=options)

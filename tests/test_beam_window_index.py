@@ -13,7 +13,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from tfsound import drawing, examples, mel, pairs, sampling, windows
+from tfsound import examples, mel, pairs, sampling, triplets, windows
 from tfsound.beam import output as job_output
 from tfsound.beam import running, window_index
 
@@ -75,8 +75,8 @@ def many_shards() -> list[list[examples.Clip]]:
     return [clips[0::3], clips[1::3], clips[2::3]]
 
 
-def make_plan(info, constraints=("proximity:2.0", "labels")) -> drawing.Plan:
-    return drawing.make_plan(info, constraints, 1, (), 0)
+def make_plan(info, constraints=("proximity:2.0", "labels")) -> triplets.Plan:
+    return triplets.make_plan(info, constraints, 1, (), 0)
 
 
 def build(tmp_path, shards, *, plan=None, exclude_folds=()):
@@ -210,7 +210,7 @@ def test_the_order_does_not_depend_on_the_buckets(tmp_path, monkeypatch, clips_p
     assert many_totals.num_anchors(0) == totals.num_anchors(0) > 0
     assert many_totals.member_starts[:, -1].tolist() == totals.member_starts[:, -1].tolist()
     plan = make_plan(examples.read_dataset_info(str(tmp_path / "clips"), kind=examples.CLIPS))
-    assert drawing.capacity(plan, many_totals, 96) == drawing.capacity(plan, totals, 96)
+    assert triplets.capacity(plan, many_totals, 96) == triplets.capacity(plan, totals, 96)
 
 
 def test_the_totals_come_back_as_they_were(tmp_path):

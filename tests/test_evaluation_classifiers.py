@@ -67,7 +67,7 @@ def test_an_encoder_classifier_needs_windows_and_a_known_name():
     with pytest.raises(ValueError, match=r"encoder must be one of \['resnet50', .*, got 'resnet5'"):
         evaluation.encoder_classifier("resnet5")
     with pytest.raises(ValueError, match=r"resnet_small needs log-mel windows.*got features of shape \(6,\)"):
-        evaluation.train_classifier(make_windows(), evaluation.encoder_classifier("resnet_small"))
+        evaluation.fit_classifier(make_windows(), evaluation.encoder_classifier("resnet_small"))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_too_few_recordings_to_hold_out_are_refused(recording_ids):
     labels = np.eye(6, dtype=bool)  # one segment a class
     windows = relabelled(windows, labels, recording_ids)
     with pytest.raises(evaluation.EvaluationError, match="or set validation_fraction to 0"):
-        evaluation.train_classifier(windows, evaluation.fully_connected(1, 4), options=FAST)
+        evaluation.fit_classifier(windows, evaluation.fully_connected(1, 4), options=FAST)
 
 
 # Standardisation.
@@ -157,14 +157,14 @@ def test_a_feature_that_does_not_vary_is_not_blown_up():
 def test_windows_that_are_all_the_same_are_refused():
     windows = make_windows(scale=0.0)
     with pytest.raises(evaluation.EvaluationError, match="all 44 training windows are the same"):
-        evaluation.train_classifier(windows, evaluation.fully_connected(1, 4), options=FAST)
+        evaluation.fit_classifier(windows, evaluation.fully_connected(1, 4), options=FAST)
 
 
 def test_scale_and_offset_make_no_difference():
     scores = []
     for scale, offset in ((1.0, 0.0), (64.0, -512.0)):  # powers of two: the features stay nearly exact
         windows = make_windows(scale=scale, offset=offset)
-        trained = evaluation.train_classifier(windows, evaluation.fully_connected(1, 8), options=FAST)
+        trained = evaluation.fit_classifier(windows, evaluation.fully_connected(1, 8), options=FAST)
         scores.append(evaluation.segment_scores(trained.model, windows))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)
 
@@ -195,7 +195,7 @@ def test_training_learns_and_repeats_under_a_seed(num_layers):
 
     def trained(seed):
         architecture = evaluation.fully_connected(num_layers, 16)
-        classifier = evaluation.train_classifier(windows, architecture, options=FAST, seed=seed)
+        classifier = evaluation.fit_classifier(windows, architecture, options=FAST, seed=seed)
         assert (classifier.num_train_segments, classifier.num_validation_segments) == (22, 2)
         return evaluation.segment_scores(classifier.model, windows)
 
@@ -221,7 +221,7 @@ def test_training_stops_and_keeps_the_best_weights(monkeypatch):
     options = evaluation.TrainingOptions(
         max_epochs=40, batch_size=16, learning_rate=1e-2, validation_fraction=0.2, patience=3
     )
-    trained = evaluation.train_classifier(windows, evaluation.fully_connected(1, 16), options=options, seed=3)
+    trained = evaluation.fit_classifier(windows, evaluation.fully_connected(1, 16), options=options, seed=3)
     assert len(seen) == trained.num_epochs + 3 < 40
     best = windows.select(np.flatnonzero(held_out))
     np.testing.assert_allclose(real(trained.model, best), seen[trained.num_epochs - 1], atol=1e-6)
@@ -232,7 +232,7 @@ def test_training_stops_and_keeps_the_best_weights(monkeypatch):
 def test_without_validation_all_epochs_and_segments_are_used():
     options = evaluation.TrainingOptions(max_epochs=2, validation_fraction=0)
     windows = relabelled(make_windows(num_segments=6), np.eye(6, dtype=bool))
-    trained = evaluation.train_classifier(windows, evaluation.fully_connected(1, 4), options=options)
+    trained = evaluation.fit_classifier(windows, evaluation.fully_connected(1, 4), options=options)
     assert (trained.num_epochs, trained.num_train_segments, trained.num_validation_segments) == (2, 6, 0)
 
 
@@ -242,21 +242,21 @@ def test_a_loss_that_is_no_number_is_told(validation_fraction):
         max_epochs=20, batch_size=16, learning_rate=1e30, validation_fraction=validation_fraction
     )
     with pytest.raises(evaluation.EvaluationError, match=r"no longer a number .*lower learning_rate, 1e\+30"):
-        evaluation.train_classifier(make_windows(), evaluation.fully_connected(2, 4), options=options)
+        evaluation.fit_classifier(make_windows(), evaluation.fully_connected(2, 4), options=options)
 
 
 def test_an_encoder_trains_from_scratch(monkeypatch):
     monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
     windows = make_windows(shape=(8, 6))
     options = evaluation.TrainingOptions(max_epochs=30, batch_size=16, learning_rate=1e-2)
-    trained = evaluation.train_classifier(windows, evaluation.encoder_classifier("tiny"), options=options)
+    trained = evaluation.fit_classifier(windows, evaluation.encoder_classifier("tiny"), options=options)
     scores = evaluation.segment_scores(trained.model, windows)
     assert (scores.argmax(axis=1) == windows.labels.argmax(axis=1)).all()
 
 
 def test_a_classifier_is_saved_whole(tmp_path):
     windows = make_windows(offset=3.0)
-    trained = evaluation.train_classifier(windows, evaluation.fully_connected(1, 4), options=FAST)
+    trained = evaluation.fit_classifier(windows, evaluation.fully_connected(1, 4), options=FAST)
     trained.model.save(tmp_path / "classifier.keras")
     loaded = keras.saving.load_model(tmp_path / "classifier.keras")
     expected = evaluation.segment_scores(trained.model, windows)

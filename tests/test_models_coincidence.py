@@ -89,8 +89,6 @@ def make_batch(seed=0, num_rows=NUM_ROWS, kinds=("audio_audio", "audio_image")):
         "audio_audio": {"audio": part(*tiny.WINDOW), "audio_2": part(*tiny.WINDOW)},
         "audio_image": {"audio": part(*tiny.WINDOW), "image": part(*IMAGE)},
     }
-    for values in batch.values():
-        values["audio_recording"] = rng.integers(0, 5, num_rows)
     return {kind: batch[kind] for kind in kinds}
 
 

@@ -264,15 +264,3 @@ def test_labelled_folds_can_be_scored(per_class, num_folds):
 def test_folds_of_the_data_set_stay():
     rows = [datasets.ManifestRow("a", "a", "uri", fold="george"), datasets.ManifestRow("b", "b", "uri")]
     assert [row.fold for row in quickstart.with_folds(rows)] == ["george", "1"]
-
-
-def test_queries_are_of_different_classes():
-    labels = [("cat",)] * 5 + [("dog",)] * 5 + [("rain",)]
-    for seed in range(5):
-        queries = quickstart.choose_queries(labels, 3, seed)
-        assert {labels[query] for query in queries} == set(labels)
-    assert len(set(quickstart.choose_queries(labels, 6, 0))) == 6
-    assert len(quickstart.choose_queries(labels[:2], 6, 0)) == 2
-    np.testing.assert_array_equal(
-        quickstart.choose_queries(labels, 6, 3), quickstart.choose_queries(labels, 6, 3)
-    )

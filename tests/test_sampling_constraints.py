@@ -89,7 +89,7 @@ def test_translated_by_hand():
 
 @pytest.mark.parametrize(("bins", "frames"), [(0, 8), (2, 8), (5, 3)])
 def test_translations_are_each_shift_of_the_ranges_once(bins, frames):
-    """So a uniform number gives shifts uniform on [0, T - 1] and [-S, S]; that it is, `drawing` shows."""
+    """So a uniform number gives shifts uniform on [0, T - 1] and [-S, S]; that it is, `triplets` shows."""
     constraint, x = sampling.Translation(bins), energies(4, (frames, 6)) + np.float16(1)
     assert constraint.num_alterations(frames) == frames * (2 * bins + 1)
     found = {

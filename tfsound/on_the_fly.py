@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tfsound import drawing, examples, pairs, sampling, windows
+from tfsound import examples, pairs, sampling, triplets, windows
 
 # Triplets or pairs drawn at a time.
 _BLOCK = 256
@@ -47,12 +47,12 @@ def triplet_stream(
       ImpossibleError: the clips cannot give such triplets.
     """
     info = _clips_info(clips, batch_size, count, exclude_folds)
-    plan = drawing.make_plan(info, constraints, count or 1, shares, seed)
+    plan = triplets.make_plan(info, constraints, count or 1, shares, seed)
     held = _HeldClips(clips, info, plan, exclude_folds)
     if not count:
         count = max(1, held.totals.num_windows * len(plan.constraints))
-        plan = drawing.make_plan(info, constraints, count, shares, seed)
-    drawing.require_possible(plan, held.totals, info.mel_params.context_frames, clips, allow_repeats=True)
+        plan = triplets.make_plan(info, constraints, count, shares, seed)
+    triplets.require_possible(plan, held.totals, info.mel_params.context_frames, clips, allow_repeats=True)
     return _stream(
         held.triplet_records,
         plan,
@@ -116,8 +116,8 @@ def _clips_info(
 
 
 def _stream(
-    records: Callable[[range, drawing.Plan | pairs.Plan], list[bytes]],
-    plan: drawing.Plan | pairs.Plan,
+    records: Callable[[range, triplets.Plan | pairs.Plan], list[bytes]],
+    plan: triplets.Plan | pairs.Plan,
     batch_size: int,
     parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
 ) -> tf.data.Dataset:
@@ -187,12 +187,12 @@ class _HeldClips:
             num_bytes = location.num_bytes
         return self._data[location.shard][location.offset : location.offset + num_bytes]
 
-    def triplet_records(self, slots: range, plan: drawing.Plan) -> list[bytes]:
+    def triplet_records(self, slots: range, plan: triplets.Plan) -> list[bytes]:
         """The triplets of these slots, serialised."""
         params = self._mel_params
-        draws = drawing.draw_triplets(slots, plan, self.totals, self._load_bucket, params.context_frames)
+        draws = triplets.draw_triplets(slots, plan, self.totals, self._load_bucket, params.context_frames)
         return [
-            drawing.encode_draw(draw, plan, [self._read(at) for at in draw.locations], params.mel_bins)
+            triplets.encode_draw(draw, plan, [self._read(at) for at in draw.locations], params.mel_bins)
             for draw in draws
         ]
 

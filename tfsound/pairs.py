@@ -7,7 +7,7 @@ A pair is a context window, the anchor, and what occurs near it in the same reco
         window (`sampling.Coincidence`).
 Which of two windows is the anchor matters, as in triplets: (a, b) and (b, a) are two pairs.
 
-As in `drawing`, a pair's number (its slot) decides everything, through keyed permutations: the anchor
+As in `triplets`, a pair's number (its slot) decides everything, through keyed permutations: the anchor
 (every window that may be one is used equally often), and then, by the number of times that the anchor has
 been used before, one of what it may go with. So any part of a set can be made anywhere, exact counts come of
 themselves, and no pair comes twice.
@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from tfsound import examples, sampling, windows
-from tfsound.drawing import ImpossibleError, require_at_most
+from tfsound.triplets import ImpossibleError, require_at_most
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,13 +138,13 @@ def check(directory: str, count: int) -> list[list[str]]:
 
 def draw_once(folder: str, examples_per_bucket: int) -> None:
     """One block of draws over the index of two million clips: prints its size, seconds, peak memory in MB."""
-    from tfsound import drawing, examples, mel, windows
+    from tfsound import examples, mel, triplets, windows
     from tfsound.beam import drawn_sets, window_index
 
     names = tuple(f"class-{number:03d}" for number in range(NUM_CLASSES))
     params = mel.MelParams()
     info = examples.DatasetInfo(examples.CLIPS, params, (), NUM_CLIPS * WINDOWS_A_CLIP, label_names=names)
-    plan = drawing.make_plan(info, CONSTRAINTS, 10_000_000, (), 0)
+    plan = triplets.make_plan(info, CONSTRAINTS, 10_000_000, (), 0)
     bits = window_index.num_bucket_bits(NUM_CLIPS)
     clips = [
         windows.IndexedClip(
@@ -167,7 +167,7 @@ def draw_once(folder: str, examples_per_bucket: int) -> None:
     size = drawn_sets.examples_per_block(totals.num_buckets)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.process_time()
-    drawing.draw_triplets(
+    triplets.draw_triplets(
         range(size), plan, totals, lambda number: window_index.load_bucket(folder, 0), params.context_frames
     )
     seconds = time.process_time() - start

@@ -12,9 +12,9 @@ from tfsound.evaluation.classifiers import (
     TrainedClassifier,
     TrainingOptions,
     encoder_classifier,
+    fit_classifier,
     fully_connected,
     segment_scores,
-    train_classifier,
 )
 from tfsound.evaluation.clip_scores import (
     ClassifierEvaluation,
@@ -96,6 +96,7 @@ __all__ = [
     "evaluate",
     "evaluate_classifier",
     "evaluate_cross_modal",
+    "fit_classifier",
     "fully_connected",
     "halve",
     "label_matrix",
@@ -108,7 +109,6 @@ __all__ = [
     "score_clips",
     "score_matrix",
     "segment_scores",
-    "train_classifier",
     "windows_and_frames",
     "write_evaluation",
 ]

@@ -13,8 +13,8 @@ from tfsound.evaluation.classifiers import (
     Architecture,
     TrainedClassifier,
     TrainingOptions,
+    fit_classifier,
     segment_scores,
-    train_classifier,
 )
 from tfsound.evaluation.labelled_windows import LabelledWindows
 from tfsound.evaluation.segments import EvaluationError
@@ -70,12 +70,12 @@ def classify(
 
     Raises:
       EvaluationError: classes or features differ between the two, a recording is in both, no class can be
-      told apart in one of them, or training fails as `train_classifier` says.
+      told apart in one of them, or training fails as `fit_classifier` says.
 
     Source: Jansen et al. 2018, section 4.4.
     """
     require_comparable(train, test)
-    classifier = train_classifier(train, architecture, options=options, seed=seed)
+    classifier = fit_classifier(train, architecture, options=options, seed=seed)
     scores = segment_scores(classifier.model, test)
     untrained = test.labels.any(axis=0) & ~train.labels.any(axis=0)
     return Classification(

@@ -121,7 +121,7 @@ class TrainedClassifier:
     num_validation_segments: int
 
 
-def train_classifier(
+def fit_classifier(
     windows: LabelledWindows,
     architecture: Architecture,
     *,

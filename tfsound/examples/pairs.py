@@ -12,13 +12,7 @@ import tensorflow as tf
 from tfsound import mel
 from tfsound.examples.records import serialize
 from tfsound.examples.sidecar import PAIRS, DatasetError, DatasetInfo
-from tfsound.examples.streams import (
-    fingerprint,
-    log_mel_windows,
-    read_merged_infos,
-    record_batches,
-    shard_paths,
-)
+from tfsound.examples.streams import log_mel_windows, read_merged_infos, record_batches, shard_paths
 from tfsound.examples.triplets import WindowRef
 
 AUDIO_AUDIO = "audio_audio"
@@ -87,22 +81,17 @@ def parse_pairs(records: tf.Tensor, mel_params: mel.MelParams, modality: str) ->
 
     Returns:
       `audio`: log-mel, float32, (batch, context_frames, mel_bins);
-      `audio_2`: the same; or `image`: RGB in [0, 1], float32, (batch, 128, 128, 3);
-      `audio_recording`: int64, (batch,), fingerprints of the recording ids.
+      `audio_2`: the same; or `image`: RGB in [0, 1], float32, (batch, 128, 128, 3).
 
     Raises:
       ValueError: no such modality.
     """
     require_modality(modality)
     other = "audio_2" if modality == AUDIO_AUDIO else "image"
-    names = ("audio", other, "audio_recording_id")
-    parsed = tf.io.parse_example(records, {name: tf.io.FixedLenFeature([], tf.string) for name in names})
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("audio", other)}
+    parsed = tf.io.parse_example(records, features)
     decode_other = decode_images if other == "image" else lambda data: log_mel_windows(data, mel_params)
-    return {
-        "audio": log_mel_windows(parsed["audio"], mel_params),
-        other: decode_other(parsed[other]),
-        "audio_recording": fingerprint(parsed["audio_recording_id"]),
-    }
+    return {"audio": log_mel_windows(parsed["audio"], mel_params), other: decode_other(parsed[other])}
 
 
 def read_pair_infos(

@@ -8,7 +8,7 @@ import math
 
 from tfsound import evaluation, training
 from tfsound.examples import AUDIO_AUDIO, AUDIO_IMAGE
-from tfsound.reproduction.encoders import Coincidence
+from tfsound.reproduction.encoders import PairRecipe
 
 TITLE = "Jansen et al. 2020, Coincidence, categorization, and consolidation"
 MEASURES = (evaluation.QUERY_BY_EXAMPLE, evaluation.ONE_LAYER)
@@ -25,7 +25,7 @@ class Row:
     name: str
     paper: tuple[float, float]
     constraint: str = ""
-    coincidence: Coincidence | None = None
+    coincidence: PairRecipe | None = None
     is_clustered: bool = False
 
     @property
@@ -35,8 +35,8 @@ class Row:
 
 TOPLINE = Row("a. Explicit label triplet (topline)", (0.784, 0.288), constraint="labels")
 BASELINE = Row("b. Log mel (baseline)", (0.421, 0.065))
-_AUDIO_IMAGE = Coincidence((AUDIO_IMAGE,))
-_AV_CORRESPONDENCE = Coincidence(
+_AUDIO_IMAGE = PairRecipe((AUDIO_IMAGE,))
+_AV_CORRESPONDENCE = PairRecipe(
     (AUDIO_IMAGE,),
     uses_vgg=True,
     negatives=training.AV_CORRESPONDENCE.negatives,
@@ -44,14 +44,14 @@ _AV_CORRESPONDENCE = Coincidence(
 )
 
 # Section 3.4: first AV alone, then AV and AA.
-_JOINT = Coincidence((AUDIO_AUDIO, AUDIO_IMAGE), starts_from=_AUDIO_IMAGE)
+_JOINT = PairRecipe((AUDIO_AUDIO, AUDIO_IMAGE), starts_from=_AUDIO_IMAGE)
 
 TABLE_1 = (
     TOPLINE,
     BASELINE,
     Row("c. Temporal proximity triplet", (0.549, 0.226), constraint="proximity:10"),
     Row("d. AV correspondence (VGG)", (0.625, 0.249), coincidence=_AV_CORRESPONDENCE),
-    Row("e. AA coincidence", (0.552, 0.206), coincidence=Coincidence((AUDIO_AUDIO,))),
+    Row("e. AA coincidence", (0.552, 0.206), coincidence=PairRecipe((AUDIO_AUDIO,))),
     Row("f. AV coincidence", (0.669, 0.269), coincidence=_AUDIO_IMAGE),
     Row(
         "g. AV, ResNet -> VGG", (0.629, 0.265),
@@ -105,11 +105,11 @@ TABLE_3 = (
 )
 
 
-def unsupervised(*, has_images: bool) -> Coincidence:
+def unsupervised(*, has_images: bool) -> PairRecipe:
     """What clusters start from: both losses of section 3.4, or, of sound alone, the one that there is."""
-    return _JOINT if has_images else Coincidence((AUDIO_AUDIO,))
+    return _JOINT if has_images else PairRecipe((AUDIO_AUDIO,))
 
 
-def clustered(start: Coincidence, num_clusters: int) -> Coincidence:
+def clustered(start: PairRecipe, num_clusters: int) -> PairRecipe:
     """The next phase of section 3.4: the same with the cluster loss beside it."""
     return dataclasses.replace(start, starts_from=start, num_clusters=num_clusters)

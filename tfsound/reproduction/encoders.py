@@ -14,7 +14,7 @@ from tfsound.window_labels import WindowLabels
 
 
 @dataclasses.dataclass(frozen=True)
-class Coincidence:
+class PairRecipe:
     """How an encoder is learned from pairs.
 
     Attributes:
@@ -30,7 +30,7 @@ class Coincidence:
     uses_vgg: bool = False
     negatives: str = "all_pairs"
     max_time_gap_seconds: float = 10.0
-    starts_from: "Coincidence | None" = None
+    starts_from: "PairRecipe | None" = None
     num_clusters: int = 0
 
     @property
@@ -79,7 +79,7 @@ class Encoders:
         shutil.rmtree(triplets)
         return run
 
-    def of_pairs(self, recipe: Coincidence, fold: str) -> str:
+    def of_pairs(self, recipe: PairRecipe, fold: str) -> str:
         """The run of an encoder of coinciding pairs; the pairs go when it is finished."""
         folder, run, is_finished = self._place(recipe.name, fold)
         pairs = {modality: os.path.join(folder, modality) for modality in recipe.modalities}

@@ -8,10 +8,10 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_drawing import ALL, NUM_FRAMES, capacity, index_for, make_plan
+from test_triplets import ALL, NUM_FRAMES, capacity, index_for, make_plan
 from test_windows import CLIPS, indexed
 
-from tfsound import drawing, examples, sampling, windows
+from tfsound import examples, sampling, triplets, windows
 
 
 def test_make_plan():
@@ -73,17 +73,17 @@ def test_make_plan_says_what_is_wrong(constraints, shares, message):
 def test_what_cannot_be_is_said(clips, constraint, count, message):
     plan = make_plan([constraint], count, class_names="xy")
     totals = index_for(clips, plan).totals if clips else windows.add_up([], 1, 1, plan.num_counted_classes)
-    with pytest.raises(drawing.ImpossibleError, match=message):
-        drawing.require_possible(plan, totals, NUM_FRAMES, "here")
+    with pytest.raises(triplets.ImpossibleError, match=message):
+        triplets.require_possible(plan, totals, NUM_FRAMES, "here")
 
 
 def test_without_class_names_there_are_no_labels():
     plan = make_plan(["labels"], 1)
     index = index_for([indexed("a", "a", 1), indexed("b", "b", 1)], plan)
     with pytest.raises(
-        drawing.ImpossibleError, match="'labels' was asked for, and the clips of here have no"
+        triplets.ImpossibleError, match="'labels' was asked for, and the clips of here have no"
     ):
-        drawing.require_possible(plan, index.totals, NUM_FRAMES, "here")
+        triplets.require_possible(plan, index.totals, NUM_FRAMES, "here")
 
 
 def info_of(num_windows, class_names=()):
@@ -120,14 +120,14 @@ def test_what_the_sidecar_shows_is_said_before_any_clip_is_read(
     constraint, count, num_windows, class_names, message
 ):
     info = info_of(num_windows, class_names)
-    plan = drawing.make_plan(info, [constraint], count, (), 0)
-    with pytest.raises(drawing.ImpossibleError, match=message):
-        drawing.require_plausible(plan, info, "here")
+    plan = triplets.make_plan(info, [constraint], count, (), 0)
+    with pytest.raises(triplets.ImpossibleError, match=message):
+        triplets.require_plausible(plan, info, "here")
     is_repeat = num_windows > 1 and count > 1
-    with contextlib.nullcontext() if is_repeat else pytest.raises(drawing.ImpossibleError, match=message):
-        drawing.require_plausible(plan, info, "here", allow_repeats=True)
+    with contextlib.nullcontext() if is_repeat else pytest.raises(triplets.ImpossibleError, match=message):
+        triplets.require_plausible(plan, info, "here", allow_repeats=True)
     if is_repeat:
-        drawing.require_plausible(dataclasses.replace(plan, counts=(count - 1,)), info, "here")
+        triplets.require_plausible(dataclasses.replace(plan, counts=(count - 1,)), info, "here")
 
 
 @settings(max_examples=40, deadline=None)
@@ -138,14 +138,14 @@ def test_what_the_sidecar_forbids_the_index_forbids_too(clips, constraint):
     (most,) = capacity(clips, plan)
     if 0 < most < math.inf:
         info = info_of(sum(clip.num_windows for clip in clips), "abcd")
-        drawing.require_plausible(dataclasses.replace(plan, counts=(most,)), info, "here")
+        triplets.require_plausible(dataclasses.replace(plan, counts=(most,)), info, "here")
 
 
 def test_repeats_may_be_allowed_but_not_the_impossible():
     plan = make_plan(["mixing"], 3)
     totals = index_for([indexed("a", "a", 1), indexed("b", "b", 1)], plan).totals
-    drawing.require_possible(plan, totals, NUM_FRAMES, "here", allow_repeats=True)
+    triplets.require_possible(plan, totals, NUM_FRAMES, "here", allow_repeats=True)
     plan = make_plan(["proximity:10"], 3)
     totals = index_for([indexed("a", "a", 1), indexed("b", "b", 1)], plan).totals
-    with pytest.raises(drawing.ImpossibleError, match="no window of here can be an anchor"):
-        drawing.require_possible(plan, totals, NUM_FRAMES, "here", allow_repeats=True)
+    with pytest.raises(triplets.ImpossibleError, match="no window of here can be an anchor"):
+        triplets.require_possible(plan, totals, NUM_FRAMES, "here", allow_repeats=True)

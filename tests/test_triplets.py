@@ -13,42 +13,42 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_windows import CLIPS, STEP, indexed, make_index, own_windows
 
-from tfsound import drawing, examples, sampling, windows
+from tfsound import examples, sampling, triplets, windows
 
 NUM_FRAMES = tiny.PARAMS.context_frames
 ALL = ("noise:0.5", "translation:2", "mixing:0.25", "proximity:0.1", "labels")
 
 
-def make_plan(constraints, count, *, shares=(), seed=0, class_names=()) -> drawing.Plan:
+def make_plan(constraints, count, *, shares=(), seed=0, class_names=()) -> triplets.Plan:
     info = examples.DatasetInfo(examples.CLIPS, tiny.PARAMS, (), 0, label_names=tuple(class_names))
-    return drawing.make_plan(info, constraints, count, shares, seed)
+    return triplets.make_plan(info, constraints, count, shares, seed)
 
 
-def index_for(clips, plan: drawing.Plan, *, bits=0):
+def index_for(clips, plan: triplets.Plan, *, bits=0):
     return make_index(clips, plan.within_recordings, num_classes=plan.num_counted_classes, bits=bits)
 
 
-def draw(clips, plan: drawing.Plan, *, bits=0, slots=None) -> list[drawing.Draw]:
+def draw(clips, plan: triplets.Plan, *, bits=0, slots=None) -> list[triplets.Draw]:
     index = index_for(clips, plan, bits=bits)
     slots = range(plan.count) if slots is None else slots
-    return drawing.draw_triplets(slots, plan, index.totals, index.load_bucket, NUM_FRAMES)
+    return triplets.draw_triplets(slots, plan, index.totals, index.load_bucket, NUM_FRAMES)
 
 
-def key_of(found: drawing.Draw) -> tuple:
+def key_of(found: triplets.Draw) -> tuple:
     """What makes a triplet another one."""
     refs = tuple(at.ref for at in found.locations)
     return found.constraint, found.label_class, refs, found.alteration
 
 
-def refs_of(found: drawing.Draw) -> tuple[str, str, str]:
+def refs_of(found: triplets.Draw) -> tuple[str, str, str]:
     return tuple(at.ref.clip_id for at in found.locations)
 
 
-def capacity(clips, plan: drawing.Plan):
-    return drawing.capacity(plan, index_for(clips, plan).totals, NUM_FRAMES)
+def capacity(clips, plan: triplets.Plan):
+    return triplets.capacity(plan, index_for(clips, plan).totals, NUM_FRAMES)
 
 
-def require_what_the_constraint_says(found: drawing.Draw) -> None:
+def require_what_the_constraint_says(found: triplets.Draw) -> None:
     anchor, positive, negative = found.locations
     assert negative.ref.recording_id != anchor.ref.recording_id
     if found.constraint.name == "labels":
@@ -75,8 +75,8 @@ def test_any_clips_give_what_was_asked_for_or_say_why_not(clips, bits, seed, dat
     plan = make_plan(constraints, count, seed=seed, class_names="abcd")
     index = index_for(clips, plan, bits=bits)
     try:
-        drawing.require_possible(plan, index.totals, NUM_FRAMES, "here")
-    except drawing.ImpossibleError:
+        triplets.require_possible(plan, index.totals, NUM_FRAMES, "here")
+    except triplets.ImpossibleError:
         return
     found = draw(clips, plan, bits=bits)
     for triplet in found:
@@ -128,7 +128,7 @@ def test_where_all_recordings_are_alike_capacity_is_every_triplet_there_is(const
         else:
             positives = [anchor]
         possible += len(positives) * len(others) * (8 * 3 if constraint == "translation:1" else 1)
-    assert drawing.capacity(plan, index.totals, NUM_FRAMES) == (possible,)
+    assert triplets.capacity(plan, index.totals, NUM_FRAMES) == (possible,)
     found = draw(clips, make_plan([constraint], possible + 1, class_names="xy"))
     assert len({key_of(triplet) for triplet in found}) == possible
 
@@ -174,7 +174,7 @@ def test_shifts_are_uniform(translations):
     x[0, 4] = 1
     shifts = []
     for found in translations:
-        (time,), (frequency,) = np.nonzero(drawing.positive_energies(found, x, x))
+        (time,), (frequency,) = np.nonzero(triplets.positive_energies(found, x, x))
         shifts.append((int(time), int(frequency) - 4))
     together = collections.Counter(shifts)
     assert set(together) == {(t, f) for t in range(8) for f in range(-3, 4)}
@@ -243,13 +243,13 @@ def test_positive_energies_stay_within_float16():
     quiet, loud = np.full(tiny.WINDOW, 1e-7, np.float16), np.full(tiny.WINDOW, 65504, np.float16)
     spike = np.zeros(tiny.WINDOW, np.float16)
     spike[3, 3] = 1e-7
-    mixing = drawing.Draw(sampling.Mixing(1.0))
-    altered = drawing.positive_energies(mixing, loud, spike)
+    mixing = triplets.Draw(sampling.Mixing(1.0))
+    altered = triplets.positive_energies(mixing, loud, spike)
     assert altered.max() == 65504
     assert np.isfinite(examples.decode_mel_energy(examples.encode_mel_energy(altered), 8)).all()
-    assert drawing.positive_energies(drawing.Draw(sampling.Noise(1e6)), loud, quiet).max() == 65504
-    assert drawing.positive_energies(drawing.Draw(sampling.Labels()), loud, quiet) is loud
-    assert drawing.positive_energies(drawing.Draw(sampling.Proximity()), loud, quiet) is loud
+    assert triplets.positive_energies(triplets.Draw(sampling.Noise(1e6)), loud, quiet).max() == 65504
+    assert triplets.positive_energies(triplets.Draw(sampling.Labels()), loud, quiet) is loud
+    assert triplets.positive_energies(triplets.Draw(sampling.Proximity()), loud, quiet) is loud
 
 
 @pytest.mark.parametrize(
@@ -260,14 +260,14 @@ def test_positive_energies_stay_within_float16():
     ],
 )  # fmt: skip
 def test_encode_draw_writes_what_the_constraint_makes(constraint, positive):
-    plan = drawing.Plan((constraint,), (1,), 0, ("x", "y", "z"))
-    triplet = drawing.Draw(
+    plan = triplets.Plan((constraint,), (1,), 0, ("x", "y", "z"))
+    triplet = triplets.Draw(
         constraint, 0, None, location("a", (0, 1)), location("p", (0,)), location("n", (1, 2))
     )
     if constraint == sampling.Labels():
         triplet.label_class = 0
     energies = [examples.encode_mel_energy(np.full(tiny.WINDOW, value)) for value in (1, 3, 5)]
-    record = drawing.encode_draw(triplet, plan, energies, 8)
+    record = triplets.encode_draw(triplet, plan, energies, 8)
     feature = tf.train.Example.FromString(record).features.feature
     found = [
         np.unique(np.frombuffer(feature[role].bytes_list.value[0], "<f2")).tolist()

@@ -6,10 +6,10 @@ import tracemalloc
 import numpy as np
 import pytest
 from scipy import stats
-from test_drawing import NUM_FRAMES, draw, index_for, key_of, make_plan, require_what_the_constraint_says
+from test_triplets import NUM_FRAMES, draw, index_for, key_of, make_plan, require_what_the_constraint_says
 from test_windows import indexed, make_index
 
-from tfsound import drawing
+from tfsound import triplets
 
 # "both" is of two classes, "changing" holds clips of different ones, "plain" is not labelled.
 CLIPS = (
@@ -109,9 +109,9 @@ def skewed():
 def test_a_class_of_two_million_and_one_of_120_yield_alike(skewed):
     assert skewed.totals.member_starts[:, -1].tolist() == [3, 2_000_000, 120]
     plan = make_plan(["labels"], 3600, class_names=("bird", "speech", "whistle"))
-    drawing.require_possible(plan, skewed.totals, NUM_FRAMES, "here")
+    triplets.require_possible(plan, skewed.totals, NUM_FRAMES, "here")
     tracemalloc.start()
-    found = drawing.draw_triplets(range(3600), plan, skewed.totals, skewed.load_bucket, NUM_FRAMES)
+    found = triplets.draw_triplets(range(3600), plan, skewed.totals, skewed.load_bucket, NUM_FRAMES)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 500e6  # the members of the classes, sorted once a bucket: about 20 bytes a window
@@ -131,12 +131,12 @@ def test_a_class_of_two_million_and_one_of_120_yield_alike(skewed):
 def test_a_set_far_larger_than_the_rare_class_still_has_no_triplet_twice(skewed):
     """The rare bird bounds it: 3 anchors, 2 positives, two million negatives; three classes alike."""
     plan = make_plan(["labels"], 1, class_names=("bird", "speech", "whistle"))
-    (most,) = drawing.capacity(plan, skewed.totals, NUM_FRAMES)
+    (most,) = triplets.capacity(plan, skewed.totals, NUM_FRAMES)
     assert most == 3 * (3 * 2 * 2_000_120)
     plan = make_plan(["labels"], most, class_names=("bird", "speech", "whistle"))
-    drawing.require_possible(plan, skewed.totals, NUM_FRAMES, "here")
+    triplets.require_possible(plan, skewed.totals, NUM_FRAMES, "here")
     slots = range(0, most, most // 2000)
-    found = drawing.draw_triplets(slots, plan, skewed.totals, skewed.load_bucket, NUM_FRAMES)
+    found = triplets.draw_triplets(slots, plan, skewed.totals, skewed.load_bucket, NUM_FRAMES)
     shares = collections.Counter(t.label_class for t in found)
     assert stats.chisquare([shares[number] for number in range(3)]).pvalue > 1e-3
     assert len({key_of(t) for t in found}) == len(found)
@@ -148,7 +148,7 @@ def test_classes_without_triplets_are_named_with_the_reason():
         indexed("s", "s", 2, classes=(0,)), indexed("t", "t", 1, classes=(2, 0)),
     ]  # fmt: skip
     plan = make_plan(["labels", "noise"], 12, class_names=("even", "odd", "rare", "absent"))
-    found = drawing.classes_without_triplets(plan, index_for(clips, plan).totals)
+    found = triplets.classes_without_triplets(plan, index_for(clips, plan).totals)
     assert found == {
         "even": "One of its windows has no negative: no window without the label in another recording.",
         "rare": "It has 1 window, expected two: an anchor and another as its positive.",
@@ -156,10 +156,10 @@ def test_classes_without_triplets_are_named_with_the_reason():
     }
     assert {t.label_class for t in draw(clips, plan)} == {None, 1}
     plan = make_plan(["noise"], 12, class_names=("even", "odd", "rare", "absent"))
-    assert drawing.classes_without_triplets(plan, index_for(clips, plan).totals) == {}
+    assert triplets.classes_without_triplets(plan, index_for(clips, plan).totals) == {}
 
 
 def test_eligible_classes():
     totals = index_for(CLIPS, make_plan(["labels"], 1, class_names=NAMES)).totals
-    assert drawing.eligible_classes(totals).tolist() == [0, 1]
+    assert triplets.eligible_classes(totals).tolist() == [0, 1]
     np.testing.assert_array_equal(totals.member_starts[:, -1], [5, 6, 1])
