@@ -27,7 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfsound import mel, models, training
+from tfsound import mel, models, resumption, training
 from tfsound.export.graphs import Classifier, Embedder
 from tfsound.version import __version__
 
@@ -98,19 +98,25 @@ def save(
 
     Raises:
       ValueError: as many names as a classifier has classes, or none for an encoder, were not given;
-      ExportError: the reloaded model differs from the live one; nothing was published.
+      ExportError: the reloaded model differs from the live one; nothing was published; InUseError: another
+      process exports there.
     """
     num_classes = model.num_classes if isinstance(model, models.ClassifierModel) else 0
     if len(class_names) != num_classes:
         raise ValueError(f"class_names must be {num_classes}, one a class, got {len(class_names)}.")
-    os.makedirs(output, exist_ok=True)
-    version = _next_version(output)
-    temporary = os.path.join(output, f"tmp-{version}")
-    shutil.rmtree(temporary, ignore_errors=True)
     if num_classes:
         served = Classifier(model, mel_params, provenance, class_names)
     else:
         served = Embedder(model, mel_params, provenance)
+    with resumption.in_use(output):
+        return _publish(served, model, mel_params, output)
+
+
+def _publish(served: Embedder, model: keras.Model, mel_params: mel.MelParams, output: str) -> Export:
+    """Writes a graph beside the versions that are there, checks it, and gives it the next number."""
+    version = _next_version(output)
+    temporary = os.path.join(output, f"tmp-{version}")
+    shutil.rmtree(temporary, ignore_errors=True)
     tf.saved_model.save(served, temporary, signatures=served.signatures())
     _write_warm_up(temporary, mel_params)
     difference = largest_difference(temporary, model, mel_params)
@@ -138,7 +144,7 @@ def export(run: str, output: str) -> Export:
       See `save`.
 
     Raises:
-      TrainingError: the run is missing or not finished; ExportError: the reloaded model differs.
+      TrainingError: the run is missing or not finished; ExportError, InUseError: see `save`.
     """
     class_names: tuple[str, ...] = ()
     if os.path.exists(os.path.join(run, training.CLASSIFIER_NAME)):

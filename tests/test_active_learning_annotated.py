@@ -38,11 +38,21 @@ def test_answers_about_random_windows_label_these_alone():
 def test_answers_over_clips_label_all_windows_of_the_clips_asked_about():
     windows = make_windows()
     simulation = windows.ask_at_random(5, over_clips=True, seed=1)
-    np.testing.assert_array_equal(simulation.asked, windows.ask_at_random(5, seed=1).asked)
     asked = {windows.clip_ids[window] for window in simulation.asked}
     assert [clip in asked for clip in windows.clip_ids] == simulation.known.tolist()
     np.testing.assert_array_equal(simulation.labels, windows.labels & simulation.known[:, None])
     assert simulation.quality.num_windows == 4 * len(asked)
+
+
+def test_no_clip_is_asked_about_twice_before_all_were():
+    windows = make_windows()
+    num_clips = len(set(windows.clip_ids))
+    for seed in range(20):
+        for num_questions in (num_clips - 1, num_clips, num_clips + 2):
+            simulation = windows.ask_at_random(num_questions, over_clips=True, seed=seed)
+            asked = [windows.clip_ids[window] for window in simulation.asked]
+            assert len(set(simulation.asked)) == num_questions
+            assert len(set(asked)) == min(num_questions, num_clips)
 
 
 @pytest.mark.parametrize("num_clusters", [3, 6])

@@ -131,6 +131,20 @@ def test_changed_and_withdrawn_answers(tmp_path):
     assert kinds_of(tmp_path / "labels") == {0: ("positive", ("cat",))}
 
 
+def test_an_answer_that_somebody_else_withdrew_does_not_count(tmp_path):
+    sets.write_set(tmp_path / "q", [0, 1, 2])
+    sets.answer(tmp_path / "q", ("q0001", ("dog",)), ("q0002", ("dog",)), ("q0003", ("dog",)), annotator="a")
+    sets.answer(tmp_path / "q", ("q0001", "withdrawn"), ("q0002", "withdrawn"), annotator="b")
+    sets.answer(tmp_path / "q", ("q0002", ("cat",)), annotator="b")
+    with al.AnswerLog(str(tmp_path / "q")) as log:
+        shown = {name: answer.labels for name, answer in log.current().items()}
+    assert shown == {"q0002": ("cat",), "q0003": ("dog",)}
+    summary = al.answers((str(tmp_path / "q"),), str(tmp_path / "labels"))
+    assert summary.conflicts == ()
+    found = {f"q000{number + 1}": labels for number, (_, labels) in kinds_of(tmp_path / "labels").items()}
+    assert found == shown
+
+
 def test_copies_that_two_annotators_answered_are_merged(tmp_path):
     sets.write_set(tmp_path / "q", [0, 0, 1, 1, 2])
     sets.answer(tmp_path / "q", ("q0001", ("dog",)), annotator="a", times=[EARLY])

@@ -1,6 +1,7 @@
 """The log of answers: nothing is lost, whatever is cut off, killed, full, edited or done by two at once."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -205,6 +206,15 @@ def test_a_second_writer_is_told_and_the_first_goes_on(folder):
         log.append("q0001", "unsure")
     sets.answer(folder, ("q0002", "unsure"))
     assert len(al.read_answers(folder)) == 2
+
+
+def test_without_locks_nothing_is_written(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match=r"answers\.lock cannot be locked .*; copy the folder to a disk"):
+        al.AnswerLog(folder).__enter__()
 
 
 def test_classes_that_another_writer_added_while_we_waited(folder, monkeypatch):

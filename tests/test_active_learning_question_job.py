@@ -380,6 +380,17 @@ def test_sounds_and_files_for_other_tools(clips, tmp_path):
     assert (tmp_path / "my q" / "questions.csv").exists()
 
 
+def test_what_needs_sounds_is_refused_before_anything_is_embedded(clips, tmp_path, monkeypatch):
+    monkeypatch.delattr(evaluation, "load_embed")
+    with pytest.raises(al.ActiveLearningError, match="label-studio needs sounds; name the manifest"):
+        al.questions(clips, "model", str(tmp_path / "q"), formats=("csv", "label-studio"))
+
+
+def test_that_nothing_can_be_heard_is_said(tmp_path):
+    made = make(tmp_path / "q", num_questions=2)
+    assert f"3 classes; without sounds to hear -> {tmp_path}" in str(made)
+
+
 def test_other_front_ends_are_refused(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "load_embed", lambda model: (None, tiny.mel.MelParams()))
     with pytest.raises(ValueError, match="other mel parameters"):

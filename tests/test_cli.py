@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests import active_learning_sets as sets
 from tfsound import cli
 from tfsound.version import __version__
 
@@ -187,6 +188,19 @@ def test_nothing_buries_the_message(tmp_path, argv, message):
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert "missing" in done.stderr
+
+
+def test_a_warning_of_ours_is_one_line(tmp_path):
+    sets.write_set(tmp_path / "q", [0, 1])
+    sets.answer(tmp_path / "q", ("q0001", ("dog",)), ("q0002", ("cat",)))
+    log = tmp_path / "q" / "answers.jsonl"
+    log.write_text(log.read_text()[:-20])
+    done = tfsound("answers", "q", "labels", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "tfsound answers: q/answers.jsonl, line 2: the last line is only a part, as a crash leaves it; it is "
+        "left out.\n"
+    )
 
 
 def test_a_failed_import_shows_what_was_held_back(capfd, monkeypatch):

@@ -385,6 +385,8 @@ def test_all_four_phases(clips, tmp_path):
         "1.0"
     ] * 3
     assert learn(clips, output, labels=labels, **options) == learned
+    moved = shutil.copytree(labels, tmp_path / "moved")  # the same labels, whatever their folder is called
+    assert learn(clips, output, labels=str(moved), **options) == learned
 
     others = label_clusters(clips, f"{output}/3-clusters", tmp_path, num_questions=11)
     message = (
@@ -424,6 +426,12 @@ def test_what_is_given_wrongly_is_refused_before_anything_is_made(clips, whole, 
         CurriculumError, match="labels are for a phase of kind classifier, and the last, av, is of"
     ):
         learn(clips, output, phases=phases, labels=str(tmp_path))
+    with pytest.raises(CurriculumError, match=r"is no finished set of labels: it holds no labels\.json"):
+        learn(clips, output, labels=str(tmp_path))
+    with pytest.raises(training.TrainingError, match="nowhere holds no trained encoder"):
+        learn(clips, output, start_from="nowhere")
+    with pytest.raises(CurriculumError, match=r"num_clusters 7 was given, and no phase of .* has clusters"):
+        learn(clips, output, phases=phases, num_clusters=7)
     assert not os.path.exists(output)
 
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from tfsound import mel, networks, training
+from tfsound import mel, networks, resumption, training
 from tfsound.export import saved_model
 
 PARAMS = mel.MelParams()
@@ -266,6 +266,15 @@ def test_versions_are_numbered_from_the_highest(tmp_path):
     assert (first.path, second.path) == (str(tmp_path / "8"), str(tmp_path / "9"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7", "8", "9", "notes"]
     assert str(first).startswith(f"exported {tmp_path / '8'} (largest difference to the live model: ")
+
+
+def test_one_export_at_a_time(tmp_path):
+    with (
+        resumption.in_use(str(tmp_path / "model")),
+        pytest.raises(resumption.InUseError, match="another process is at work in"),
+    ):
+        saved_model.save(small_encoder(), PARAMS, str(tmp_path / "model"), provenance={})
+    assert os.listdir(tmp_path / "model") == []
 
 
 def test_a_crash_leaves_no_version_and_the_next_export_starts_clean(tmp_path, monkeypatch):

@@ -45,6 +45,12 @@ def test_label_quality_of_nothing():
         metrics.label_quality(np.zeros((2, 2), bool), np.zeros((2, 3)))
 
 
+@pytest.mark.parametrize("threshold", [0, -1, 1.5, math.nan])
+def test_a_threshold_that_tells_nothing_is_refused(threshold):
+    with pytest.raises(ValueError, match=r"threshold must be in \(0, 1\]"):
+        metrics.label_quality(np.zeros((2, 2), bool), np.zeros((2, 2)), threshold=threshold)
+
+
 matrices = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8))
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 
 from tfsound import arguments
@@ -57,6 +58,7 @@ _SUMMARIES = {
 _IMPORT_TENSORFLOW_LATER = ("questions", "label")
 # What a job raises when its input or its surroundings are at fault; anything else is a bug.
 _EXPECTED = (ValueError, OSError, RuntimeError)
+_PACKAGE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _EXIT_FAILED, _EXIT_WRONG_ARGUMENTS, _EXIT_INTERRUPTED = 1, 2, 130
 _TRACEBACK = "--traceback"
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -120,6 +122,23 @@ def _quiet_import() -> Iterator[None]:
             os.close(stderr)
 
 
+@contextlib.contextmanager
+def _own_warnings_in_words(command: str) -> Iterator[None]:
+    """Shows what this package warns of as it shows errors; where in the code it was says nothing to users."""
+    usual = warnings.formatwarning
+
+    def format_warning(message, category, filename, lineno, line=None) -> str:
+        if category is UserWarning and os.path.abspath(filename).startswith(_PACKAGE_FOLDER):
+            return f"tfsound {command}: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -131,7 +150,8 @@ def main(argv: list[str] | None = None) -> int:
     own_arguments = [argument for argument in options.arguments if argument != _TRACEBACK]
     try:
         parser, function = command_parser(options.command)
-        result = arguments.call(parser, function, own_arguments)
+        with _own_warnings_in_words(options.command):
+            result = arguments.call(parser, function, own_arguments)
     except KeyboardInterrupt:
         message = "interrupted; run the same command again to go on."
         print(f"\ntfsound {options.command}: {message}", file=sys.stderr)

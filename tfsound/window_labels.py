@@ -43,7 +43,16 @@ def milliseconds(seconds: ArrayLike) -> np.ndarray:
 
 
 def window_starts(clip_start_seconds: float, num_windows: int, context_seconds: float) -> list[float]:
-    """When the context windows of a clip start in its recording, to the millisecond: as labels name them."""
+    """When the context windows of a clip start in its recording, as labels name them.
+
+    Args:
+      clip_start_seconds: from the start of the recording.
+      num_windows: how many the clip has.
+      context_seconds: how long each is; they follow each other without a gap.
+
+    Returns:
+      Seconds from the start of the recording, to the millisecond, (num_windows,).
+    """
     return [round(clip_start_seconds + number * context_seconds, 3) for number in range(num_windows)]
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from tfsound import metrics
 from tfsound.active_learning.clustering import Assign, unit_rows
 from tfsound.active_learning.question_job import embed_clips
 from tfsound.active_learning.simulation import Simulation, label_at_random, simulate
@@ -40,7 +39,7 @@ class AnnotatedWindows:
     def ask_of_clusters(
         self, num_questions: int, *, num_clusters: int = 0, assign: Assign | None = None, seed: int = 0
     ) -> Simulation:
-        """One question a cluster, each answer spread over its cluster: see `simulate`."""
+        """One question a cluster, each answer spread over its cluster: arguments and errors of `simulate`."""
         return simulate(
             self.embeddings, self.labels, self.class_names, num_questions=num_questions,
             num_clusters=num_clusters, clip_ids=self.clip_ids, recording_ids=self.recording_ids,
@@ -51,16 +50,14 @@ class AnnotatedWindows:
         """Questions about windows drawn at random: see `label_at_random`.
 
         Args:
-          over_clips: spread an answer over the windows of its clip; else over none.
+          num_questions: the budget, at most the windows.
+          seed: of the draw.
+          over_clips: spread an answer over the windows of its clip, and ask about as many clips as can be;
+            else over none.
         """
-        simulation = label_at_random(self.labels, self.class_names, num_questions=num_questions, seed=seed)
-        if not over_clips:
-            return simulation
-        clip_index = self._clip_index()
-        known = np.isin(clip_index, clip_index[simulation.asked])
-        labels = (self.labels & known[:, None]).astype(np.float32)
-        return dataclasses.replace(
-            simulation, known=known, labels=labels, quality=metrics.label_quality(self.labels, labels)
+        over = self._clip_index() if over_clips else None
+        return label_at_random(
+            self.labels, self.class_names, num_questions=num_questions, over=over, seed=seed
         )
 
     def pooled(self) -> "AnnotatedWindows":
@@ -100,6 +97,9 @@ def annotated_windows(
       embed: log-mel windows, float32 (windows, frames, mel_bins) -> embeddings, (windows, dim).
       mel_params: the front end of the clips.
       class_names: (classes,), which the clips' labels must be among.
+
+    Returns:
+      All windows of the clips, in their order.
 
     Raises:
       ActiveLearningError: no clip at all, embeddings that are not finite; EvaluationError: an unknown label.

@@ -21,7 +21,16 @@ from tfsound.window_labels import NEGATIVE, POSITIVE, UNCERTAIN, WindowKey
 
 @dataclasses.dataclass(frozen=True)
 class LabelSummary:
-    """What became of the answers; `conflicts` are the questions that annotators answered differently."""
+    """What became of the answers.
+
+    Attributes:
+      output: the folder of labels.
+      num_questions, num_answered: how many windows were asked about, and of how many something was said.
+      num_windows, num_labelled_windows: all windows, and those of which something is known.
+      num_positive, num_negative, num_uncertain: these add up to `num_labelled_windows`.
+      num_direct: how many of them were asked about themselves.
+      conflicts: the questions that annotators answered differently.
+    """
 
     output: str
     num_questions: int
@@ -76,7 +85,7 @@ def answers(
 
     Raises:
       ActiveLearningError: no answer at all; a folder, a line or a file that cannot be used; an output that
-        exists.
+        exists. InUseError: another process makes it. OSError: a file of annotations cannot be read.
     """
     if on_conflict not in ON_CONFLICT:
         raise ActiveLearningError(

@@ -1,7 +1,8 @@
 """The log of answers: `answers.jsonl` in a folder of questions, appended to and never rewritten.
 
-An answer is one JSON object a line, on disk (fsync) before `AnswerLog.append` returns; the last line for a
-question counts. A crash can leave a part of a last line: readers leave it out with a warning, the next
+An answer is one JSON object a line, on disk (fsync) before `AnswerLog.append` returns. The last line for a
+question is what the page shows; `tfsound answers` takes the last of each annotator since it was withdrawn. A
+crash can leave a part of a last line: readers leave it out with a warning, the next
 writer cuts it off. Any other broken line is an error that names it. One writer at a time holds the lock on
 `answers.lock`.
 
@@ -35,7 +36,16 @@ KINDS = (LABELS, UNSURE, NONE, WITHDRAWN)
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What an annotator said to a question, and when (ISO 8601 with its offset from UTC)."""
+    """What an annotator said to a question, and when.
+
+    Attributes:
+      question_id: what it answers.
+      answer: one of `KINDS`.
+      labels: the classes, where `answer` is `LABELS`; else none.
+      annotator: who answered; may be empty.
+      time: ISO 8601 with its offset from UTC.
+      answer_id: the same answer sent or copied again has the same one; may be empty.
+    """
 
     question_id: str
     answer: str
@@ -126,6 +136,9 @@ def latest(answers: Iterable[Answer]) -> dict[str, Answer]:
 def read_answers(folder: str) -> list[Answer]:
     """All answers of a folder of questions as they were given, those that were changed later among them.
 
+    Returns:
+      The answers in the order of the log, times in UTC; none where there is no log yet.
+
     Raises:
       ActiveLearningError: the folder is no set of questions; a line that is no answer to it (named).
     """
@@ -189,6 +202,7 @@ class AnswerLog:
 
     Raises (on entering):
       ActiveLearningError: another writer holds the lock; see also `read_answers`.
+      OSError: the file system has no locks.
     """
 
     def __init__(self, folder: str):
@@ -240,9 +254,12 @@ class AnswerLog:
                 "time: close it there, or give each annotator a copy of the folder and merge them with "
                 "`tfsound answers`."
             ) from error
-        except OSError:  # a file system that has no locks
+        except OSError as error:
             lock.close()
-            raise
+            raise OSError(
+                f"{path} cannot be locked ({error.strerror or error}), and nothing else keeps two writers "
+                "apart; copy the folder to a disk that has locks, such as a local one."
+            ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -29,7 +29,13 @@ _NAME = re.compile(r"[^;\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 @dataclasses.dataclass(frozen=True)
 class SoundClass:
-    """A class that may be answered; `parents` are names of broader classes of the same list."""
+    """A class that may be answered.
+
+    Attributes:
+      name: what labels and manifests call it.
+      display_name: what people read; by default the name.
+      parents: names of broader classes of the same list.
+    """
 
     name: str
     display_name: str = ""
@@ -133,7 +139,9 @@ def _csv_classes(path: str) -> list[SoundClass]:
 
 
 def write_classes(path: str, classes: Iterable[SoundClass]) -> None:
-    """Writes a list as CSV; the file is the old or the whole new one. Raises as `check_classes`."""
+    """Writes a list as CSV; the file is the old or the whole new one. Raises: ActiveLearningError as
+    `check_classes`.
+    """
     classes = check_classes(classes, path)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -157,6 +165,9 @@ def audioset_classes(ontology: str, label_indices: str) -> list[SoundClass]:
     Args:
       ontology: the path of `ontology.json`.
       label_indices: the path of `class_labels_indices.csv`.
+
+    Returns:
+      The classes in the order of `class_labels_indices.csv`.
 
     Raises:
       ActiveLearningError: one of the files is not what it should be, or a class is missing in the ontology.

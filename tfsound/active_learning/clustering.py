@@ -55,9 +55,16 @@ class Clustering:
 
 
 def unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32; rows of zeros stay zero.
+    """Rows of length 1; rows of zeros stay zero.
 
-    Raises: ActiveLearningError for NaN or infinity.
+    Args:
+      embeddings: real, (windows, dim), of any length.
+
+    Returns:
+      float32, (windows, dim).
+
+    Raises:
+      ActiveLearningError: NaN or infinity.
     """
     rows = np.asarray(embeddings, np.float64)
     if not np.isfinite(rows).all():
@@ -140,6 +147,9 @@ def clustering_of(embeddings: np.ndarray, assignments: np.ndarray, num_clusters:
       embeddings: float, (windows, dim).
       assignments: int, (windows,).
       num_clusters: K; by default the largest number that occurs, and one.
+
+    Returns:
+      The clustering, windows in the order in which they were given.
 
     Raises:
       ActiveLearningError: assignments that do not fit the embeddings or are out of range.

@@ -1,5 +1,6 @@
 """The answers that count, from several folders of questions and from files of other tools."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from tfsound.active_learning.answer_log import WITHDRAWN, Answer, read_answers_of
@@ -15,18 +16,23 @@ def gather_answers(
     """The answers about each window, one an annotator; windows without any are absent.
 
     Of an annotator's answers the last in a log or file counts, and of several logs and files the one with
-    the latest time. What counts may be that an answer was withdrawn.
+    the latest time. What counts may be that an answer was withdrawn; in a log, whoever withdraws an answer
+    takes back all before it, for the page then shows none.
 
     Args:
       question_sets: folders with their logs; copies of one, or rounds.
       annotations: files with answers that were given elsewhere, see `read_annotations`.
+
+    Returns:
+      Window -> its answers, none of them withdrawn.
 
     Raises:
       ActiveLearningError: a log or file that cannot be used, or a file without an answer.
     """
     keys = [{question.question_id: question.key for question in set_.questions} for set_ in question_sets]
     sources: list[Iterable[tuple[int, Answer]]] = [
-        [(number, answer) for answer in read_answers_of(set_)] for number, set_ in enumerate(question_sets)
+        [(number, answer) for answer in _with_all_withdrawn(read_answers_of(set_))]
+        for number, set_ in enumerate(question_sets)
     ]
     for path in annotations:
         found = read_annotations(path, question_sets)
@@ -49,3 +55,15 @@ def gather_answers(
         if answer.answer != WITHDRAWN:
             windows.setdefault(window, []).append(answer)
     return windows
+
+
+def _with_all_withdrawn(answers: Iterable[Answer]) -> list[Answer]:
+    """The answers of a log; one that withdraws stands for each annotator who answered before it as well."""
+    result: list[Answer] = []
+    annotators: dict[str, set[str]] = {}
+    for answer in answers:
+        so_far = annotators.setdefault(answer.question_id, set())
+        so_far.add(answer.annotator)
+        said_by = sorted(so_far) if answer.answer == WITHDRAWN else [answer.annotator]
+        result += [dataclasses.replace(answer, annotator=annotator) for annotator in said_by]
+    return result

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 
+from tfsound import resumption
 from tfsound.records import ActiveLearningError
 
 _MARK = ".tfsound-partial"
@@ -21,29 +23,47 @@ def pending_folder(output: str, marker: str, *, overwrite: bool, precious: str =
       precious: a file that is never thrown away with an output, because people wrote it.
 
     Raises:
-      ActiveLearningError: the output exists and may not be replaced.
+      ActiveLearningError: the output exists and may not be replaced; InUseError: another process makes it.
     """
     output = os.path.abspath(output)
     partial = output + ".partial"
     _require_replaceable(output, marker, overwrite=overwrite, precious=precious)
-    if os.path.exists(partial) and not os.path.exists(os.path.join(partial, _MARK)):
+    if not _is_ours(partial):
         raise ActiveLearningError(f"{partial} exists and was left by no job of ours; name another output.")
-    shutil.rmtree(partial, ignore_errors=True)
-    os.makedirs(partial)
-    with open(os.path.join(partial, _MARK), "w"):
-        pass
+    with resumption.in_use(partial):
+        resumption.clear(partial)
+        with open(os.path.join(partial, _MARK), "w"):
+            pass
+        try:
+            yield partial
+            _require_replaceable(output, marker, overwrite=overwrite, precious=precious)
+            _take_place(partial, output)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        os.remove(os.path.join(output, _MARK))
+
+
+def _is_ours(partial: str) -> bool:
+    """Whether a job of ours may clear away what is there: nothing, or what a killed one left."""
+    if os.path.isdir(partial):
+        return not os.listdir(partial) or os.path.exists(os.path.join(partial, _MARK))
+    return not os.path.exists(partial)
+
+
+def _take_place(partial: str, output: str) -> None:
+    """The new folder in place of the old one; whatever fails, one of the two is there under its name."""
+    if not os.path.isdir(output):
+        os.rename(partial, output)
+        return
+    folder, name = os.path.split(output)
+    replaced = tempfile.mkdtemp(prefix=f"{name}.replaced-", dir=folder)
+    os.rename(output, replaced)
     try:
-        yield partial
-        _require_replaceable(output, marker, overwrite=overwrite, precious=precious)
-        os.remove(os.path.join(partial, _MARK))
+        os.rename(partial, output)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.rename(replaced, output)
         raise
-    replaced = output + ".replaced"
-    if os.path.isdir(output):
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.rename(output, replaced)
-    os.rename(partial, output)
     shutil.rmtree(replaced, ignore_errors=True)
 
 

@@ -69,13 +69,18 @@ def label_of_answers(answers: Sequence[Answer], on_conflict: str = "uncertain") 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Propagation:
-    """What is known of windows that were asked about, and of the clusters that they are in."""
+    """What is known of windows that were asked about, and of the clusters that they are in.
+
+    Attributes:
+      direct: window -> what was answered about it.
+      of_cluster: cluster -> what its other windows are labelled with; absent where nothing is spread.
+    """
 
     direct: dict[int, WindowLabel]
     of_cluster: dict[int, WindowLabel]
 
     def label(self, window: int, cluster: int) -> tuple[WindowLabel | None, bool]:
-        """What is known of a window, if anything, and whether it was answered directly."""
+        """What is known of a window in a cluster, None for nothing, and whether it was answered directly."""
         if window in self.direct:
             return self.direct[window], True
         return self.of_cluster.get(cluster), False
@@ -95,6 +100,9 @@ def propagate(
       asked: window -> the answers about it, one an annotator.
       on_conflict: see `label_of_answers`.
       propagate_none: whether the cohabitants of a window that is none of the classes are negative, too.
+
+    Returns:
+      What is known of windows and clusters; nothing of those that are absent.
 
     Raises:
       ActiveLearningError: an unknown `on_conflict`.
@@ -129,6 +137,11 @@ def label_arrays(
     propagation: Propagation, clusters: np.ndarray, class_names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Soft labels of all windows for training, and where they are known.
+
+    Args:
+      propagation: what is known.
+      clusters: int, (windows,), each window's cluster, as `propagate` had them.
+      class_names: (classes,), the columns; all that were answered are among them.
 
     Returns:
       float32, (windows, classes), the confidence of each class; bool, (windows,), whether a window is

@@ -125,8 +125,9 @@ def questions(
 
     Raises:
       ActiveLearningError: a parameter that cannot be, nothing left to ask, an output that exists;
-      DatasetError: the clips are missing or damaged; TrainingError: no such model; ValueError: the front
-      ends differ.
+      InUseError: another process makes it; ManifestError, OSError: the manifest or the list of classes cannot
+      be read; DatasetError: the clips are missing or damaged; TrainingError: no such model; ValueError: the
+      front ends differ.
     """
     from tfsound import evaluation, examples  # here, because TensorFlow takes seconds
 
@@ -137,6 +138,10 @@ def questions(
     for chosen in (folds, exclude_folds):
         examples.require_folds(info, chosen, clips)
     class_list = _class_list(classes, after, info.label_names)
+    if exchange.LABEL_STUDIO in options.formats and not manifest:  # before clips are embedded for hours
+        raise ActiveLearningError(
+            f"the format {exchange.LABEL_STUDIO} needs sounds; name the manifest that they are cut from."
+        )
     manifest_rows = read_rows(manifest) if manifest else {}
     embed, mel_params = evaluation.load_embed(embedder)
     mel_params.require_equal(info.mel_params, clips)

@@ -118,7 +118,14 @@ class WindowClusters:
 class QuestionSet:
     """A finished folder of questions; see `read_windows` for its windows.
 
-    `classes` are those that may be answered, `settings` is what made it.
+    Attributes:
+      folder: where it lies.
+      questions: in the order in which they are to be asked.
+      classes: those that may be answered.
+      num_windows: all windows, of which each question is about one.
+      num_clusters, num_active_clusters: K, and how many of them have a window.
+      window_seconds: how long a window is.
+      settings: what made it.
     """
 
     folder: str
@@ -139,15 +146,24 @@ class QuestionSet:
 
     def __str__(self) -> str:
         asked = sum(question.cluster_size for question in self.questions)
+        without = "" if any(question.audio for question in self.questions) else "; without sounds to hear"
         return (
             f"{len(self.questions):,} questions about {len(self.questions):,} of "
             f"{self.num_active_clusters:,} active clusters; answers reach {asked:,} of {self.num_windows:,} "
-            f"windows; {len(self.classes):,} classes -> {self.folder}"
+            f"windows; {len(self.classes):,} classes{without} -> {self.folder}"
         )
 
 
 def write_questions(question_set: QuestionSet, windows: WindowClusters) -> None:
-    """Writes all but the audio into the folder of the set; `questions.json` comes last."""
+    """Writes all but the audio into the folder of the set; `questions.json` comes last.
+
+    Args:
+      question_set: what is asked, and its folder, which is made where it is not there.
+      windows: all windows with their clusters.
+
+    Raises:
+      ActiveLearningError: classes that `check_classes` refuses.
+    """
     folder = question_set.folder
     os.makedirs(folder, exist_ok=True)
     write_classes(os.path.join(folder, CLASSES_NAME), question_set.classes)
@@ -209,7 +225,10 @@ def read_questions(folder: str) -> QuestionSet:
     try:
         classes = read_classes(os.path.join(folder, CLASSES_NAME))
     except OSError as error:
-        raise ActiveLearningError(f"{folder}: the list of classes cannot be read ({error}).") from error
+        raise ActiveLearningError(
+            f"{folder}: the list of classes cannot be read ({error}); copy it again or make the questions "
+            "again."
+        ) from error
     return QuestionSet(
         folder=folder,
         questions=questions,

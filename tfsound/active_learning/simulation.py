@@ -28,6 +28,13 @@ def simulated_answers(
 ) -> list[Answer]:
     """Answers each question with the labels of its clip; a clip without one is none of the classes.
 
+    Args:
+      questions: what is asked.
+      labels_of_clip: clip_id -> its labels, of all clips that are asked about.
+
+    Returns:
+      An answer a question, in their order.
+
     Raises:
       ActiveLearningError: a clip whose labels are not given.
     """
@@ -103,6 +110,9 @@ def simulate(
       assign: a cluster head in place of k-means; it gives the clusters their numbers.
       seed: of clusters and draws.
 
+    Returns:
+      What came of it; of a budget larger than the number of clusters, a question a cluster.
+
     Raises:
       ActiveLearningError: shapes that do not fit, a parameter out of range.
 
@@ -161,12 +171,30 @@ def _true_answers(
 
 
 def label_at_random(
-    true_labels: np.ndarray, class_names: Sequence[str], *, num_questions: int, seed: int = 0
+    true_labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    num_questions: int,
+    over: np.ndarray | None = None,
+    seed: int = 0,
 ) -> Simulation:
-    """The baseline: the budget spent on windows drawn at random, nothing propagated. See `simulate`.
+    """The baseline: the budget spent on windows drawn at random.
+
+    Args:
+      true_labels: bool, (windows, classes), each window's clip's.
+      class_names: (classes,).
+      num_questions: the budget.
+      over: int, (windows,), groups, such as clips: an answer labels all of a group, and none is asked about
+        twice before all were asked about; without, an answer labels its window alone.
+      seed: of the draw.
+
+    Returns:
+      What came of it, without questions and clusters.
 
     Raises:
-      ActiveLearningError: a budget of 0, or of more than the windows.
+      ActiveLearningError: shapes that do not fit; a budget of 0, or of more than the windows.
+
+    Source: Jansen et al. 2020, section 4.2, table 3, "Random".
     """
     true_labels = _checked_labels(true_labels, len(true_labels), class_names)
     num_windows = len(true_labels)
@@ -174,9 +202,12 @@ def label_at_random(
         raise ActiveLearningError(
             f"num_questions must be from 1 to the number of windows, {num_windows}, got {num_questions}."
         )
-    asked = sampling.random_generator(seed, "label at random").permutation(num_windows)[:num_questions]
-    known = np.zeros(num_windows, bool)
-    known[asked] = True
+    groups = np.arange(num_windows) if over is None else np.asarray(over)
+    order = sampling.random_generator(seed, "label at random").permutation(num_windows)
+    is_first = np.zeros(num_windows, bool)
+    is_first[np.unique(groups[order], return_index=True)[1]] = True
+    asked = np.concatenate([order[is_first], order[~is_first]])[:num_questions]
+    known = np.isin(groups, groups[asked])
     labels = (true_labels & known[:, None]).astype(np.float32)
     return Simulation(
         questions=(), asked=asked, clustering=None, labels=labels, known=known,

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 
-from tfsound import examples, networks, resumption, training
+from tfsound import examples, networks, resumption, training, window_labels
 from tfsound.beam.pairs import sample_pairs
 from tfsound.beam.triplets import sample_triplets
 from tfsound.curriculum.combined_log import write_combined_log
@@ -34,7 +34,12 @@ _LABELS_FILES = "labels."
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """What came of it: the runs of the phases that are finished, in their order, and what comes next."""
+    """What came of it.
+
+    Attributes:
+      runs: of the phases that are finished, in their order.
+      next_step: what to do next, in words.
+    """
 
     runs: tuple[training.TrainingRun, ...]
     next_step: str
@@ -116,7 +121,11 @@ def learn(
 
 
 def _choose_phases(path: str, has_images: bool, num_clusters: int, num_steps: int) -> tuple[Phase, ...]:
-    """The phases of a file, or those of the paper that the clips allow; with the numbers that were given."""
+    """The phases of a file, or those of the paper that the clips allow; with the numbers that were given.
+
+    Raises:
+      CurriculumError: phases that are none, that need pictures, or that a number does not fit.
+    """
     chosen = read_phases(path) if path else PAPER_CURRICULUM if has_images else audio_only(PAPER_CURRICULUM)
     for number, phase in enumerate(chosen, 1):
         if phase.needs_images and not has_images:
@@ -124,6 +133,11 @@ def _choose_phases(path: str, has_images: bool, num_clusters: int, num_steps: in
                 f"{path}, phase {number} ({phase.name}): modalities has audio_image, and the clips have no "
                 "pictures; remove it, or make clips with --frames-per-second."
             )
+    if num_clusters and not any(phase.num_clusters for phase in chosen):
+        raise CurriculumError(
+            f"num_clusters {num_clusters} was given, and no phase of {path} has clusters; leave it out, or "
+            "give a phase num_clusters."
+        )
     replaced = []
     for phase in chosen:
         changes = {"num_steps": num_steps} if num_steps else {}
@@ -157,7 +171,7 @@ class Curriculum:
     seed: int = 0
 
     def require_possible(self) -> None:
-        """Refuses at once what a phase would refuse after hours. Raises: CurriculumError."""
+        """Refuses at once what a phase would refuse after hours. Raises: CurriculumError, TrainingError."""
         require_order(self.phases)
         first, last = self.phases[0], self.phases[-1]
         if first.kind == TRIPLETS and self.start_from:
@@ -179,6 +193,14 @@ class Curriculum:
             raise CurriculumError(
                 f"labels {self.labels} is no folder; expected the one that `tfsound answers` wrote."
             )
+        if self.labels and not os.path.isfile(os.path.join(self.labels, window_labels.INFO_NAME)):
+            raise CurriculumError(
+                f"labels {self.labels} is no finished set of labels: it holds no {window_labels.INFO_NAME}; "
+                "make it with `tfsound answers`."
+            )
+        # A phase that has begun needs no more what it started from.
+        if self.start_from and not os.path.exists(self.run_folder(0)):
+            training.finished_run(self.start_from)
 
     def settings(self) -> dict:
         """The parameters that an output is of. Labels are not among them: they come later."""
@@ -295,7 +317,7 @@ class Curriculum:
             return
         with open(path) as file:
             learned_from = json.load(file)
-        if learned_from != self._describe_labels():
+        if learned_from["sha256"] != self._describe_labels()["sha256"]:
             raise CurriculumError(
                 f"{classifier} learned from what {learned_from['labels']} held then, not from what "
                 f"{self.labels} holds now; remove {classifier} to train it anew, or train another one with "

@@ -39,7 +39,11 @@ def parse_phases(text: str | bytes, where: str) -> tuple[Phase, ...]:
     """The inverse of `format_phases`.
 
     Args:
+      text: JSON, in UTF-8 where it is bytes.
       where: what messages call the file.
+
+    Returns:
+      The phases in their order.
 
     Raises:
       CurriculumError: no JSON, no list of phases, or phases that cannot follow each other.

@@ -136,6 +136,11 @@ def loss_weights(phase: Phase) -> dict[str, float]:
     """What each loss counts in that of a phase; they add up to 1.
 
     `(1 - beta) ((1 - alpha) L_AV + alpha L_AA) + beta L_clust` of the paper, or the parts that there are.
+
+    Returns:
+      Name of the loss with `_weight` behind it -> its weight, in [0, 1].
+
+    Source: Jansen et al. 2020, section 3.4.
     """
     if phase.kind != COINCIDENCE:
         return {f"{'triplet' if phase.kind == TRIPLETS else 'classification'}_weight": 1.0}

@@ -95,6 +95,9 @@ def index_labelled_windows(
       folds: the folds to take windows of; all without.
       exclude_folds: folds to leave out, because they are for testing.
 
+    Returns:
+      The windows, in the order of the shards.
+
     Raises:
       DatasetError: the clips are missing or damaged, or have no such fold; a labelled window that is none of
         theirs; no labelled window in the folds.
@@ -192,6 +195,9 @@ def labelled_window_dataset(
     anywhere.
 
     Args:
+      windows: what to draw from.
+      batch_size: windows a batch, at least 1; where there are fewer, some come twice.
+      seed: of the order.
       class_balance: `natural`, where every window comes once before one comes again, in another order each
         time; or `uniform`, where so does every class, those of no class as one class more, and within a
         class every window.
@@ -202,7 +208,8 @@ def labelled_window_dataset(
       float32, (batch, classes).
 
     Raises:
-      ValueError: a batch size below 1, another word for `class_balance`.
+      ValueError: a batch size below 1, another word for `class_balance`. DatasetError, while it is read: a
+        shard that is gone or ends early.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")

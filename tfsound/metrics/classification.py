@@ -85,6 +85,9 @@ def mean_average_precision(
         scores: real, (segments, classes); higher ranks first. One class at a time is turned to float64.
         class_names: (classes,), kept with the result.
 
+    Returns:
+        The mean and each class; nan for what is not defined.
+
     Raises:
         ValueError: if shapes or dtypes are not as above, or a score is NaN.
     """
@@ -160,6 +163,9 @@ def d_prime(labels: ArrayLike, scores: ArrayLike, class_names: Sequence[str] | N
         scores: real, (segments, classes); higher ranks first; infinite values are allowed.
         class_names: (classes,), kept with the result.
 
+    Returns:
+        The mean and each class; nan for what is not defined.
+
     Raises:
         ValueError: if shapes or dtypes are not as above, or a score is NaN.
     """
@@ -228,6 +234,7 @@ def mean_precision(target_distances: np.ndarray, nontarget_distances: np.ndarray
 
 
 def checked_labels(labels: ArrayLike, num_segments: int, class_names: Sequence[str] | None) -> np.ndarray:
+    """Labels as an array. Raises: ValueError unless bool, (num_segments, classes), with a name a class."""
     labels = np.asarray(labels)
     if labels.dtype != bool or labels.ndim != 2 or len(labels) != num_segments:
         raise ValueError(

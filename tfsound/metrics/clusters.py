@@ -34,7 +34,7 @@ def v_measure(classes: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def num_active_clusters(clusters: ArrayLike) -> int:
-    """How many clusters have a member."""
+    """How many clusters have a member; clusters: int, (windows,)."""
     return len(np.unique(np.asarray(clusters)))
 
 
@@ -76,12 +76,17 @@ def label_quality(true_labels: ArrayLike, labels: ArrayLike, *, threshold: float
         without a label are rows of zeros: they cost recall.
       threshold: in (0, 1].
 
+    Returns:
+      Class by class, in the mean over classes, and over all labels together.
+
     Raises:
-      ValueError: shapes that differ.
+      ValueError: shapes that differ, a threshold out of range.
     """
     truth, labels = np.asarray(true_labels, bool), np.asarray(labels)
     if truth.shape != labels.shape or truth.ndim != 2:
         raise ValueError(f"labels must both be (windows, classes), got {truth.shape} and {labels.shape}.")
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], got {threshold}; at 0 all windows have all labels.")
     given = labels >= threshold if labels.dtype != bool else labels
     right = (truth & given).sum(axis=0)
     num_given, num_true = given.sum(axis=0), truth.sum(axis=0)

@@ -328,10 +328,18 @@ class CoincidenceModel(keras.Model):
         return self.embedding_pair_logits(left, _embed(right_encoder, images_or_audio, batch_size), task)
 
     def embedding_pair_logits(self, left: np.ndarray, right: np.ndarray, task: str) -> np.ndarray:
-        """As `pair_logits`, from embeddings, (queries, embedding_dim) and (candidates, embedding_dim).
+        """As `pair_logits`, from embeddings.
 
         Args:
+          left: of sounds, float32, (queries, embedding_dim).
+          right: float32, (candidates, embedding_dim).
           task: `audio_audio` or `audio_image`: whose embeddings are on the right.
+
+        Returns:
+          Logits, float32, (queries, candidates).
+
+        Raises:
+          ValueError: `audio_image` of a model without an image encoder.
         """
         self._require_known({task: right})
         if not len(left) or not len(right):

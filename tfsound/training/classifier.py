@@ -126,6 +126,8 @@ def train_classifier(
 def load_classifier(run: str) -> tuple[models.ClassifierModel, mel.MelParams, tuple[str, ...]]:
     """The classifier of a finished run on labels, the front end that it was trained with, its classes.
 
+    The classifier gives scores, float32, (windows, classes), for log-mel windows.
+
     Raises:
       TrainingError: no such run, one that is not finished, or one on something else than labels.
     """
