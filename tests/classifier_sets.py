@@ -3,14 +3,12 @@
 import dataclasses
 import json
 import os
-import pathlib
 
 import numpy as np
 import pytest
 import tiny
 
-from tfsound import networks, training
-from tfsound.window_labels import WindowLabels, window_starts
+from tfsound import training
 
 NAMES = ("a", "b", "c")
 # 30 clips of 3 windows, 10 of each class, in 2 folds.
@@ -41,19 +39,7 @@ def write_clips(directory):
 
 def window_labels(rows, *, known=None, names=NAMES):
     """Labels by {(clip number, window number): confidences}."""
-    found = [make_clip(clip) for clip, _ in rows]
-    starts = [
-        window_starts(clip.start_seconds, window + 1, tiny.PARAMS.context_seconds)[-1]
-        for clip, (_, window) in zip(found, rows, strict=True)
-    ]
-    return WindowLabels(
-        clip_ids=tuple(clip.clip_id for clip in found),
-        start_seconds=np.asarray(starts),
-        row=np.arange(len(rows), dtype=np.int32),
-        row_labels=np.asarray(list(rows.values()), np.float32).reshape(len(rows), len(names)),
-        row_is_known=np.ones(len(rows), bool) if known is None else np.asarray(known),
-        class_names=names,
-    )
+    return tiny.window_labels([make_clip(number) for number in range(NUM_CLIPS)], rows, names, known=known)
 
 
 def write_folder(folder, window_labels, **changes):
@@ -86,20 +72,22 @@ def train(clips, output, **settings):
     return training.train_classifier(clips, str(output), **(SETTINGS | settings))
 
 
-def with_tiny(function, *arguments, **settings):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        return function(*arguments, **settings)
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("sets") / "clips")
 
 
-def config_of(run):
-    return json.loads(pathlib.Path(run, "config.json").read_text())
+@pytest.fixture(scope="module")
+def whole_run(clips, tiny_encoder, tmp_path_factory):
+    """A run that nothing disturbed: its folder and its summary. Tests only read it."""
+    output = str(tmp_path_factory.mktemp("runs") / "whole")
+    return output, train(clips, output)
 
 
-def require_same_end(run, whole):
-    """Bit by bit."""
-    for found, expected in zip(
-        *[training.load_classifier(path)[0].get_weights() for path in (run, whole)], strict=True
-    ):
-        np.testing.assert_array_equal(found, expected)
-    assert training.read_log(f"{run}/log.csv") == training.read_log(f"{whole}/log.csv")
+@pytest.fixture(scope="module")
+def triplet_run(tiny_encoder, tmp_path_factory):
+    """A run to start from."""
+    folder = tmp_path_factory.mktemp("runs")
+    triplets = tiny.write_triplets(folder / "triplets", range(16))
+    training.train([triplets], str(folder / "run"), **SETTINGS)
+    return str(folder / "run")

@@ -1,4 +1,4 @@
-"""What the tests share: the real recordings, where they are at hand."""
+"""What the tests share: the real recordings, where they are at hand; the tiny encoder by its name."""
 
 import os
 import pathlib
@@ -7,6 +7,9 @@ import signal
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
+
+# Helpers that assert say what differs, as tests do.
+pytest.register_assert_rewrite("device_steps", "processes", "training_runs")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,3 +23,15 @@ def shared_data() -> pathlib.Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the real recordings are not beside this checkout (../shared/data)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder():
+    """Makes `tiny.encoder` known as "tiny" while the tests of a module run."""
+    import tiny  # here, for most tests need no TensorFlow
+
+    from tfsound import networks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
+        yield

@@ -14,14 +14,15 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-__all__ = ["ActionChains", "Keys", "Page", "open_chromium"]
+__all__ = ["ActionChains", "Keys", "Page", "browser"]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
 
-def open_chromium():
-    """A headless browser that keeps what pages write to its console; skips the test where there is none."""
+@pytest.fixture(scope="module")
+def browser():
+    """A headless one that keeps what pages write to its console; skips the test where there is none."""
     if not (CHROMIUM and DRIVER):
         pytest.skip("no chromium or no chromedriver on the PATH (Debian: chromium-driver)")
     options = ChromeOptions()
@@ -30,7 +31,9 @@ def open_chromium():
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return Chrome(options=options, service=Service(DRIVER))
+    browser = Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
 
 
 class Page:

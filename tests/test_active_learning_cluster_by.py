@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 import pytest
+import tiny
+from coincidence_sets import SETTINGS, write_pairs
 
-from tests import tiny
 from tests.test_active_learning_question_job import make
-from tests.test_training_coincidence import SETTINGS, write_pairs
 from tfsound import active_learning as al
-from tfsound import evaluation, examples, networks, training
+from tfsound import evaluation, examples, training
 
 
 def in_two(embeddings):
@@ -37,17 +37,15 @@ def test_what_made_the_clusters_is_written(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tiny_encoder, tmp_path_factory):
     """Finished runs on pairs, with five clusters and without."""
     folder = tmp_path_factory.mktemp("runs")
     directory = write_pairs(folder / "pairs", examples.AUDIO_AUDIO)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        training.train_coincidence(str(folder / "plain"), audio_audio=[directory], **SETTINGS)
-        training.train_coincidence(
-            str(folder / "clusters"), audio_audio=[directory], num_clusters=5, cluster_weight=1.0,
-            **(SETTINGS | {"num_steps": 60}),
-        )  # fmt: skip
+    training.train_coincidence(str(folder / "plain"), audio_audio=[directory], **SETTINGS)
+    training.train_coincidence(
+        str(folder / "clusters"), audio_audio=[directory], num_clusters=5, cluster_weight=1.0,
+        **(SETTINGS | {"num_steps": 60}),
+    )  # fmt: skip
     return folder
 
 

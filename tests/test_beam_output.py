@@ -10,6 +10,7 @@ import time
 
 import pytest
 import tensorflow as tf
+import tiny
 
 from tfsound import examples, mel
 from tfsound.beam import output
@@ -31,8 +32,7 @@ def publish_set(path, *, content: bytes, name: str = "a.tfrecord", overwrite: bo
 
 
 def records(path) -> list[bytes]:
-    info = examples.read_dataset_info(str(path), kind=examples.CLIPS)
-    return [r for shard in info.shards for _, r in examples.read_records(os.path.join(path, shard.name))]
+    return tiny.records_of(path, examples.CLIPS)
 
 
 def test_what_is_published(tmp_path):

@@ -54,10 +54,7 @@ def sample(clips, output, **options) -> examples.DatasetInfo:
 
 
 def records_of(path) -> list[bytes]:
-    info = examples.read_dataset_info(str(path), kind=examples.PAIRS)
-    return [
-        record for shard in info.shards for _, record in examples.read_records(os.path.join(path, shard.name))
-    ]
+    return tiny.records_of(path, examples.PAIRS)
 
 
 def pairs_of(path) -> list[dict]:
@@ -170,12 +167,10 @@ def test_sound_and_sound_is_what_proximity_chooses(clips, tmp_path):
         str(clips), str(tmp_path / "triplets"), constraints=(f"proximity:{MAX_GAP}",), count=3000,
         num_workers=1, allow_repeats=True,
     )  # fmt: skip
-    info = examples.read_dataset_info(str(tmp_path / "triplets"), kind=examples.TRIPLETS)
     chosen = set()
-    for shard in info.shards:
-        for _, record in examples.read_records(str(tmp_path / "triplets" / shard.name)):
-            feature = tf.train.Example.FromString(record).features.feature
-            chosen.add(tuple(feature[role].bytes_list.value[0] for role in ("anchor", "positive")))
+    for record in tiny.records_of(tmp_path / "triplets", examples.TRIPLETS):
+        feature = tf.train.Example.FromString(record).features.feature
+        chosen.add(tuple(feature[role].bytes_list.value[0] for role in ("anchor", "positive")))
     assert {(pair["audio"][3], pair["audio_2"][3]) for pair in pairs_of(tmp_path / "pairs")} == chosen
 
 

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from test_beam_pairs import clips, pairs_of, sample
-from test_beam_window_index import STEP, make_clip, write_clip_set
+from test_beam_window_index import STEP, damaged_copy, edit_sidecar, make_clip, write_clip_set
 
 from tfsound import examples, pairs
 from tfsound.beam import drawn_sets
@@ -143,11 +143,6 @@ def test_a_runner_that_loses_data_is_found_out(clips, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def edit_sidecar(path, **fields) -> None:
-    sidecar = path / "dataset_info.json"
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | fields))
-
-
 def test_a_set_of_another_kind_is_refused(clips, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(clips, copy)
@@ -162,17 +157,6 @@ def test_a_sidecar_that_promises_frames_there_are_not(tmp_path):
     edit_sidecar(tmp_path / "clips", num_images=7)  # and so passes what is checked beforehand
     with pytest.raises(pairs.ImpossibleError, match="none of 1 recordings has frames"):
         sample(tmp_path / "clips", tmp_path / "set", count=1, **IMAGE)
-
-
-def damaged_copy(clips, tmp_path):
-    """The clips with one byte wrong in the last record of their second shard."""
-    copy = tmp_path / "copy"
-    shutil.copytree(clips, copy)
-    shard = copy / "clips-00001-of-00003.tfrecord"
-    data = bytearray(shard.read_bytes())
-    data[-100] ^= 1
-    shard.write_bytes(data)
-    return copy
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

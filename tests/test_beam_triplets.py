@@ -11,6 +11,7 @@ import apache_beam as beam
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_pipeline
 from test_beam_window_index import PARAMS, STEP, make_clip, many_shards, window_bytes, write_clip_set
@@ -39,10 +40,7 @@ def sample(clips, output, **options) -> examples.DatasetInfo:
 
 
 def records_of(path) -> list[bytes]:
-    info = examples.read_dataset_info(str(path), kind=examples.TRIPLETS)
-    return [
-        record for shard in info.shards for _, record in examples.read_records(os.path.join(path, shard.name))
-    ]
+    return tiny.records_of(path, examples.TRIPLETS)
 
 
 def triplets_of(path) -> list[dict]:

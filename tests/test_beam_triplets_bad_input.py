@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 from test_beam_triplets import JOINT, clips, sample, triplets_of
-from test_beam_window_index import make_clip, write_clip_set
+from test_beam_window_index import damaged_copy, edit_sidecar, make_clip, write_clip_set
 
 from tfsound import examples, triplets
 from tfsound.beam import drawn_sets, window_index
@@ -169,11 +169,6 @@ def test_a_runner_that_loses_data_is_found_out(clips, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def edit_sidecar(path, **fields) -> None:
-    sidecar = path / "dataset_info.json"
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | fields))
-
-
 def test_clips_that_are_no_whole_set(clips, tmp_path):
     def expect(message: str) -> None:
         with pytest.raises(examples.DatasetError, match=message):
@@ -196,17 +191,6 @@ def test_clips_that_are_no_whole_set(clips, tmp_path):
     expect(r"clips-00001-of-00003\.tfrecord is missing")
     (copy / "dataset_info.json").unlink()
     expect(r"copy holds no dataset_info\.json: it is not a finished set")
-
-
-def damaged_copy(clips, tmp_path):
-    """The clips with one byte wrong in the last record of their second shard."""
-    copy = tmp_path / "copy"
-    shutil.copytree(clips, copy)
-    shard = copy / "clips-00001-of-00003.tfrecord"
-    data = bytearray(shard.read_bytes())
-    data[-100] ^= 1
-    shard.write_bytes(data)
-    return copy
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -2,8 +2,10 @@
 
 import ast
 import dataclasses
+import json
 import math
 import os
+import shutil
 
 import apache_beam as beam
 import numpy as np
@@ -55,6 +57,19 @@ def write_clip_set(directory, *shards: list[examples.Clip]) -> examples.DatasetI
         )  # fmt: skip
         pending.publish(info)
     return info
+
+
+def edit_sidecar(directory, **fields) -> None:
+    sidecar = directory / examples.INFO_NAME
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | fields))
+
+
+def damaged_copy(clips, tmp_path):
+    """The clips with one byte wrong in the last record of their second shard of three."""
+    copy = tmp_path / "copy"
+    shutil.copytree(clips, copy)
+    tiny.flip_byte(copy / "clips-00001-of-00003.tfrecord", -100)
+    return copy
 
 
 def window_bytes(clip: examples.Clip, window: int) -> bytes:

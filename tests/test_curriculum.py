@@ -10,8 +10,9 @@ import shutil
 import numpy as np
 import pytest
 import tiny
+from training_runs import at_each_step, config_of, require_same_end
 
-from tfsound import active_learning, arguments, curriculum, examples, networks, training
+from tfsound import active_learning, arguments, curriculum, examples, training
 from tfsound.curriculum import (
     CLASSIFIER,
     COINCIDENCE,
@@ -25,12 +26,9 @@ from tfsound.curriculum import (
     learn,
 )
 
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
+
 AV, AA = "audio_image", "audio_audio"
-
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
 
 
 # From phases to calls.
@@ -140,9 +138,7 @@ def whole(clips, tmp_path_factory):
     """A job of AV, and AV with AA, that nothing disturbed. Tests only read it."""
     folder = tmp_path_factory.mktemp("whole")
     phases = write_phases(folder / "files", AV_PHASE, BOTH_PHASE, CLASSIFIER_PHASE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        return phases, str(folder / "out"), learn(clips, str(folder / "out"), phases=phases, **NETWORKS)
+    return phases, str(folder / "out"), learn(clips, str(folder / "out"), phases=phases, **NETWORKS)
 
 
 def combined(output):
@@ -150,15 +146,9 @@ def combined(output):
         return list(csv.DictReader(file))
 
 
-def weights_of(run):
-    return training.load_coincidence_model(run)[0].get_weights()
-
-
 def require_same(output, expected):
     for run in ("1-av", "2-av+aa"):
-        pairs = zip(weights_of(f"{output}/{run}"), weights_of(f"{expected}/{run}"), strict=True)
-        for found, right in pairs:
-            np.testing.assert_allclose(found, right, atol=1e-5)
+        require_same_end(f"{output}/{run}", f"{expected}/{run}")
     assert len(combined(output)) == len(combined(expected))
 
 
@@ -167,9 +157,7 @@ def test_phases_start_from_each_other(whole, clips):
     assert sorted(os.listdir(output)) == [
         "1-av", "2-av+aa", "curriculum.csv", "curriculum.json", "learn.json", "pairs",
     ]  # fmt: skip
-    configs = [
-        json.loads(pathlib.Path(output, run, "config.json").read_text()) for run in ("1-av", "2-av+aa")
-    ]
+    configs = [config_of(f"{output}/{run}") for run in ("1-av", "2-av+aa")]
     assert [config["start_from"] for config in configs] == ["", f"{output}/1-av"]
     assert [(config["num_audio_image"], config.get("num_audio_audio")) for config in configs] == [
         (16, None), (16, 16),
@@ -240,15 +228,12 @@ def interrupt_in(patch, where):
         running.append(os.path.basename(arguments[4]))
         return original(*arguments, **options)
 
-    ending = training.runs._Progress.on_train_batch_end
-
-    def interrupting(self, batch, logs=None):
-        ending(self, batch, logs)
-        if (running[-1], training.steps_done(self.model)) == wanted:
+    def interrupt(steps_done):
+        if (running[-1], steps_done) == wanted:
             raise KeyboardInterrupt
 
     patch.setattr(training.coincidence.runs, "train_model", train_model)
-    patch.setattr(training.runs._Progress, "on_train_batch_end", interrupting)
+    at_each_step(patch, interrupt)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +364,7 @@ def test_all_four_phases(clips, tmp_path):
     assert (mel_params, class_names) == (tiny.PARAMS, ("a", "b"))
     windows = np.zeros((3, *tiny.WINDOW), np.float32)
     assert classifier(windows).shape == (3, 2)
-    config = json.loads(pathlib.Path(output, "4-classifier", "config.json").read_text())
+    config = config_of(f"{output}/4-classifier")
     assert (config["start_from"], config["exclude_folds"]) == (f"{output}/3-clusters", ["2"])
     assert [row["classification_weight"] for row in combined(output) if row["phase"] == "classifier"] == [
         "1.0"

@@ -8,22 +8,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
-from classifier_sets import NAMES, SETTINGS, make_clip, train, with_tiny, write_clips
+from classifier_sets import NAMES, SETTINGS, clips, make_clip, train
 
 from tfsound import evaluation, examples, metrics, training
 from tfsound.export import saved_model
 
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    return write_clips(tmp_path_factory.mktemp("sets") / "clips")
+__all__ = ["clips"]  # a fixture
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 
 @pytest.fixture(scope="module")
 def run(clips, tmp_path_factory):
     """A classifier that has learned something, but not all."""
     output = str(tmp_path_factory.mktemp("runs") / "run")
-    with_tiny(train, clips, output, exclude_folds=("2",), num_steps=40, steps_per_checkpoint=40)
+    train(clips, output, exclude_folds=("2",), num_steps=40, steps_per_checkpoint=40)
     return output
 
 
@@ -153,7 +151,7 @@ def test_what_gives_no_scores_is_refused(clips, tmp_path):
     with pytest.raises(evaluation.EvaluationError, match="gives embeddings and no scores; export a run on l"):
         evaluation.evaluate_classifier(clips, path)
     triplets = tiny.write_triplets(tmp_path / "triplets", range(8))
-    with_tiny(training.train, [triplets], str(tmp_path / "run"), **(SETTINGS | {"num_steps": 1}))
+    training.train([triplets], str(tmp_path / "run"), **(SETTINGS | {"num_steps": 1}))
     with pytest.raises(training.TrainingError, match=r"holds no classifier\.keras"):
         evaluation.evaluate_classifier(clips, str(tmp_path / "run"))
     with pytest.raises(training.TrainingError, match="does not exist"):

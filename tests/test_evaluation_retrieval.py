@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from test_evaluation_segments import LABELS, naive_segment
 
-from tfsound import evaluation, examples, metrics, networks, training
+from tfsound import evaluation, examples, metrics, training
 from tfsound.export import saved_model
-
-LABELS = (("bell",), ("dog",), ("rain",))
 
 
 def make_clips(num_clips=18):
@@ -30,14 +29,12 @@ def clip_set(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tiny_encoder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     triplets = tiny.write_triplets(folder / "triplets", range(40))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        training.train(
-            [triplets], str(folder / "run"), encoder="tiny", embedding_dim=8, num_steps=4, batch_size=8
-        )
+    training.train(
+        [triplets], str(folder / "run"), encoder="tiny", embedding_dim=8, num_steps=4, batch_size=8
+    )
     return str(folder / "run")
 
 
@@ -50,15 +47,6 @@ def exported(run, tmp_path_factory):
     os.rename(output / "model" / "1", output / "model" / "10")
     (output / "model" / "9").mkdir()  # older, though it sorts after
     return str(output / "model")
-
-
-def naive_segment(clip, embed_window):
-    """The mean over windows, one window at a time."""
-    vectors = []
-    for start in range(0, len(clip.mel_energy) - 7, 8):
-        window = np.log(clip.mel_energy[start : start + 8].astype(np.float64) + 0.01)
-        vectors.append(embed_window(window))
-    return np.mean(vectors, axis=0)
 
 
 def naive_map(embeddings, labels):

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfsound import examples
-from tfsound.window_labels import WindowLabels, window_starts
 
 NAMES = ("a", "b", "c")
 # Clips of 3 windows and a bit; the last is shorter than a window.
@@ -40,19 +39,7 @@ def log_mel_of(clip, window):
 
 def make_labels(rows, *, known=None, names=NAMES, clip_list=CLIPS):
     """Labels by {(clip number, window number): confidences}."""
-    clip_ids = tuple(clip_list[clip].clip_id for clip, _ in rows)
-    starts = [
-        window_starts(clip_list[clip].start_seconds, window + 1, tiny.PARAMS.context_seconds)[-1]
-        for clip, window in rows
-    ]
-    return WindowLabels(
-        clip_ids=clip_ids,
-        start_seconds=np.asarray(starts),
-        row=np.arange(len(rows), dtype=np.int32),
-        row_labels=np.asarray(list(rows.values()), np.float32).reshape(len(rows), len(names)),
-        row_is_known=np.ones(len(rows), bool) if known is None else np.asarray(known),
-        class_names=names,
-    )
+    return tiny.window_labels(clip_list, rows, names, known=known)
 
 
 def batches_of(windows, count, **options):

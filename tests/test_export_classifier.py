@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import test_export_saved_model as encoder_tests
-from classifier_sets import NAMES, config_of, train, with_tiny, write_clips
+from classifier_sets import NAMES, clips, train
+from training_runs import config_of
 
 from tfsound import mel, models
 from tfsound.export import saved_model
+
+__all__ = ["clips"]  # a fixture
 
 PARAMS, DIM, TOLERANCE = encoder_tests.PARAMS, encoder_tests.DIM, encoder_tests.TOLERANCE
 # A name as a table takes it, as a person writes it, and as CSV must quote it.
@@ -140,9 +143,9 @@ def test_names_must_be_one_a_class(classifier, tmp_path, class_names):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_run_on_labels_exports_its_classifier(tmp_path):
-    clips, run = write_clips(tmp_path / "clips"), str(tmp_path / "run")
-    with_tiny(train, clips, run)
+def test_a_run_on_labels_exports_its_classifier(clips, tiny_encoder, tmp_path):
+    run = str(tmp_path / "run")
+    train(clips, run)
     result = saved_model.export(run, str(tmp_path / "model"))
     assets = os.path.join(result.path, "assets")
     assert sorted(os.listdir(assets)) == ["labels.csv", "mel_params.json", "provenance.json"]

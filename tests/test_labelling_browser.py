@@ -1,17 +1,12 @@
 """Tests of the page in a real headless Chromium, as a person with a keyboard uses it."""
 
 import pytest
-from labelling_page import ActionChains, Keys, Page, open_chromium
+from labelling_page import ActionChains, Keys, Page, browser
 from labelling_sets import HIERARCHY, Server, answer_lines, make_folder
 
+__all__ = ["browser"]  # a fixture
+
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    browser = open_chromium()
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture(scope="module")

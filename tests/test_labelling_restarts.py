@@ -1,24 +1,13 @@
 """Tests of the page in a real headless Chromium while its server is killed and started again."""
 
-import pytest
-from labelling_page import Keys, Page, open_chromium
+from labelling_page import Keys, Page, browser
 from labelling_sets import CLASSES, Server, answer_lines, make_folder
 
-
-@pytest.fixture(scope="module")
-def browser():
-    browser = open_chromium()
-    yield browser
-    browser.quit()
+__all__ = ["browser"]  # a fixture
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return tmp_path_factory.mktemp("label")
-
-
-def test_a_lost_server_is_said_and_the_page_goes_on_when_it_is_back(browser, folders):
-    folder = make_folder(folders / "lost", 3)
+def test_a_lost_server_is_said_and_the_page_goes_on_when_it_is_back(browser, tmp_path):
+    folder = make_folder(tmp_path / "lost", 3)
     page = Page(browser)
     with Server(folder) as server:
         page.open(server.address)
@@ -40,8 +29,8 @@ def test_a_lost_server_is_said_and_the_page_goes_on_when_it_is_back(browser, fol
             page.wait(lambda: "new address" in page.text("gone"))
 
 
-def test_an_answer_that_waits_survives_a_reload(browser, folders):
-    folder = make_folder(folders / "waits", 3)
+def test_an_answer_that_waits_survives_a_reload(browser, tmp_path):
+    folder = make_folder(tmp_path / "waits", 3)
     page = Page(browser)
     with Server(folder, die="before:1") as server:
         page.open(server.address)
@@ -53,10 +42,10 @@ def test_an_answer_that_waits_survives_a_reload(browser, folders):
     assert [(line["question_id"], line["labels"]) for line in answer_lines(folder)] == [("q0001", ["siren"])]
 
 
-def test_two_hundred_questions_and_two_kills_lose_nothing_and_double_nothing(browser, folders):
+def test_two_hundred_questions_and_two_kills_lose_nothing_and_double_nothing(browser, tmp_path):
     """One kill comes after an answer is on disk and before its reply, the other just before it is on disk."""
     num_questions, names = 200, [each.name for each in CLASSES]
-    folder = make_folder(folders / "many", num_questions, num_neighbours=0, seconds=1.0)
+    folder = make_folder(tmp_path / "many", num_questions, num_neighbours=0, seconds=1.0)
     expected = [names[number % 4 : number % 4 + 1 + number % 2] for number in range(num_questions)]
     page, restarts = Page(browser), []
     server = Server(folder, die="after:70")

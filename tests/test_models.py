@@ -1,91 +1,19 @@
 """Tests of tfsound.models: training by plain Keras, and two devices against one with the global batch."""
 
+import functools
 import json
-import pathlib
-import pickle
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from device_steps import largest_gradient, require_same_step, strategies, take_step
+from processes import on_two_devices
 
 from tfsound import losses, models, networks
 
-# One process with two logical CPU devices runs every case, on one device and on two: a gradient step of
-# plain SGD with rate 1 moves the weights by the gradient of the loss.
-TWO_DEVICES = """
-import functools, pickle, sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import keras
-import tiny
-from tfsound import losses, models, networks, training
-
-networks.ENCODERS["tiny"] = tiny.encoder
-with open(sys.argv[1], "rb") as file:
-    cases = pickle.load(file)
-
-def chosen_negatives(batch):
-    anchor, positive, negative = model.embed_triplets(batch, training=True)
-    candidates, is_negative = models.all_replicas(negative), model.is_negative(batch)
-    return losses.semi_hard_negatives(anchor, positive, candidates, is_negative)
-
-results = {}
-two = training.strategy()
-assert two.num_replicas_in_sync == 2 and training.strategy() is two
-for name, (semi_hard, batches) in cases.items():
-    results[name] = []
-    for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), two):
-        with strategy.scope():
-            keras.utils.set_random_seed(1)
-            audio_encoder = networks.build_encoder("tiny", input_shape=tiny.WINDOW, embedding_dim=16)
-            model = models.TripletModel(audio_encoder, margin=0.5, semi_hard=semi_hard)
-            model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
-            model.build((None, *tiny.WINDOW))
-        before = model.get_weights()
-        # Batches of other widths of labels than the first.
-        data = functools.reduce(
-            lambda left, right: left.concatenate(right), map(tf.data.Dataset.from_tensors, batches)
-        )
-        mine, chosen = tf.function(chosen_negatives), []
-        for batch in strategy.experimental_distribute_dataset(data) if semi_hard else ():
-            parts = strategy.run(mine, args=(batch,))
-            chosen += tf.concat(strategy.experimental_local_results(parts), 0).numpy().tolist()
-        history = model.fit(data, shuffle=False, verbose=0).history
-        paths = [variable.path for variable in model.weights]
-        evaluated = model.evaluate(data, verbose=0, return_dict=True)
-        weights = model.get_weights()
-        # Each replica's own copy, which must be the same.
-        spread = max(
-            float(abs(a.numpy() - b.numpy()).max())
-            for a, b in (variable.value.values for variable in model.weights)
-        ) if strategy is two else 0.0
-        before, after = (dict(zip(paths, values)) for values in (before, weights))
-        results[name].append((history, evaluated, before, after, spread, chosen))
-
-def gradient_of_a_gathered_row():
-    rank = tf.distribute.get_replica_context().replica_id_in_sync_group
-    rows = tf.fill([2, 1], tf.cast(rank, tf.float32) + 1)
-    with tf.GradientTape() as tape:
-        tape.watch(rows)
-        everything = models.all_replicas(rows)
-        loss = tf.reduce_sum(tf.gather(everything, [1, 2]) * [[10.0], [100.0]])
-    return everything, tape.gradient(loss, rows)
-
-everything, gradients = two.run(tf.function(gradient_of_a_gathered_row))
-results["gathered"] = [part.numpy().ravel().tolist() for part in (*everything.values, *gradients.values)]
-with open(sys.argv[2], "wb") as file:
-    pickle.dump(results, file)
-"""
-
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 
 def make_batch(seed=0, num_rows=8, num_recordings=4):
@@ -301,38 +229,70 @@ CASES = {
 }  # fmt: skip
 
 
+def chosen_negatives(model, data):
+    """Of each row, the negative that a model chooses on its devices."""
+
+    def choose(batch):
+        anchor, positive, negative = model.embed_triplets(batch, training=True)
+        candidates, is_negative = models.all_replicas(negative), model.is_negative(batch)
+        return losses.semi_hard_negatives(anchor, positive, candidates, is_negative)
+
+    strategy, choose, chosen = model.distribute_strategy, tf.function(choose), []
+    for batch in strategy.experimental_distribute_dataset(data):
+        parts = strategy.run(choose, args=(batch,))
+        chosen += tf.concat(strategy.experimental_local_results(parts), 0).numpy().tolist()
+    return chosen
+
+
+def gradient_of_a_gathered_row():
+    """What each device gathered, and the gradients of its own rows."""
+    _, two = strategies()
+
+    def gather():
+        rank = tf.distribute.get_replica_context().replica_id_in_sync_group
+        rows = tf.fill([2, 1], tf.cast(rank, tf.float32) + 1)
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            everything = models.all_replicas(rows)
+            loss = tf.reduce_sum(tf.gather(everything, [1, 2]) * [[10.0], [100.0]])
+        return everything, tape.gradient(loss, rows)
+
+    everything, gradients = two.run(tf.function(gather))
+    return [part.numpy().ravel().tolist() for part in (*everything.values, *gradients.values)]
+
+
+def steps_of_cases():
+    """{case: on one device and on two, the step and the chosen negatives}, in a process that has two."""
+    found = {name: [] for name in CASES}
+    for name, (semi_hard, batches) in CASES.items():
+        # Batches of other widths of labels than the first.
+        data = functools.reduce(
+            lambda left, right: left.concatenate(right), map(tf.data.Dataset.from_tensors, batches)
+        )
+        for strategy in strategies():
+            with strategy.scope():
+                # Two, for choosing moves the statistics of batch norm.
+                model, same = build_model(semi_hard), build_model(semi_hard)
+            chosen = chosen_negatives(same, data) if semi_hard else []
+            found[name].append((take_step(model, data), chosen))
+    return found | {"gathered": gradient_of_a_gathered_row()}
+
+
 @pytest.fixture(scope="module")
-def two_devices(tmp_path_factory):
-    """{case: (one device, two devices)}: history, evaluation, weights before, after, spread, negatives."""
-    folder = tmp_path_factory.mktemp("two_devices")
-    (folder / "cases.pickle").write_bytes(pickle.dumps(CASES))
-    subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(folder / "cases.pickle"), str(folder / "results.pickle")],
-        check=True, cwd=pathlib.Path(__file__).parent, timeout=300,
-    )  # fmt: skip
-    return pickle.loads((folder / "results.pickle").read_bytes())
+def two_devices():
+    return on_two_devices(steps_of_cases)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_devices_take_the_step_of_one(two_devices, case):
-    one, two = two_devices[case]
-    for kind in (0, 1):  # training and evaluation
-        assert set(one[kind]) == set(two[kind])
-        for name in one[kind]:
-            np.testing.assert_allclose(one[kind][name], two[kind][name], atol=1e-5, err_msg=name)
-    assert set(one[0]) == {"loss", "positive_distance", "negative_distance"}
-    assert one[0]["loss"][0] > 0
-    largest = 0.0
-    for path in one[2]:
-        np.testing.assert_array_equal(one[2][path], two[2][path], err_msg=path)
-        gradients = [run[2][path] - run[3][path] for run in (one, two)]
-        np.testing.assert_allclose(gradients[1], gradients[0], atol=1e-5, err_msg=path)
-        largest = max(largest, np.abs(gradients[0]).max())
-    assert largest > 0.01, "no gradient, nothing compared"
-    assert two[4] == 0, "the replicas drifted apart"
+    (one, chosen_on_one), (two, chosen_on_two) = two_devices[case]
+    require_same_step(one, two)
+    assert largest_gradient(one) > 0.01, "no gradient, nothing compared"
+    assert set(one.history) == {"loss", "positive_distance", "negative_distance"}
+    assert one.history["loss"][0] > 0
     semi_hard, batches = CASES[case]
-    assert len(one[5]) == (8 * len(batches) if semi_hard else 0)
-    assert two[5] == one[5]
+    assert len(chosen_on_one) == (8 * len(batches) if semi_hard else 0)
+    assert chosen_on_two == chosen_on_one
 
 
 def test_a_gradient_flows_back_to_the_device_that_a_row_came_from(two_devices):
@@ -341,19 +301,19 @@ def test_a_gradient_flows_back_to_the_device_that_a_row_came_from(two_devices):
 
 
 def test_batch_norm_takes_the_statistics_of_both_devices(two_devices):
-    one, two = two_devices["own_negatives"]
-    (path,) = [path for path in one[2] if path.endswith("moving_mean")]
-    assert np.abs(one[3][path] - one[2][path]).max() > 1e-4
-    np.testing.assert_allclose(two[3][path], one[3][path], atol=1e-6)
+    (one, _), (two, _) = two_devices["own_negatives"]
+    (path,) = [path for path in one.before if path.endswith("moving_mean")]
+    assert np.abs(one.after[path] - one.before[path]).max() > 1e-4
+    np.testing.assert_allclose(two.after[path], one.after[path], atol=1e-6)
 
 
 def test_negatives_come_from_the_other_device_too(two_devices):
-    one, two = two_devices["negatives_elsewhere"]
+    (one, _), (two, _) = two_devices["negatives_elsewhere"]
     batch = only_negatives_of_the_other_replica()
     for rows in (slice(0, 4), slice(4, 8)):
         own = batch["anchor_recording"][rows][:, None] != batch["negative_recording"][rows]
         assert not own.any(), "a replica could serve itself, nothing tested"
     # A replica alone would find no negative and report 0.
-    assert two[0]["loss"][0] > 0.1
-    np.testing.assert_allclose(two[0]["loss"], one[0]["loss"], atol=1e-5)
-    json.dumps(two[0])  # plain numbers, as a log takes them
+    assert two.history["loss"][0] > 0.1
+    np.testing.assert_allclose(two.history["loss"], one.history["loss"], atol=1e-5)
+    json.dumps(two.history)  # plain numbers, as a log takes them

@@ -1,62 +1,18 @@
 """Tests of models.ClassifierModel: its step, what is frozen, two devices against one."""
 
-import pathlib
-import pickle
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from device_steps import largest_gradient, require_same_step, strategies, take_step
+from processes import on_two_devices
 
 from tfsound import losses, models, networks
 
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
+
 NUM_CLASSES = 3
-
-# A gradient step of plain SGD with rate 1 moves the weights by the gradient of the loss.
-TWO_DEVICES = """
-import pickle, sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import keras
-import tiny
-from tfsound import models, networks, training
-
-networks.ENCODERS["tiny"] = tiny.encoder
-with open(sys.argv[1], "rb") as file:
-    cases = pickle.load(file)
-results = {}
-two = training.strategy()
-assert two.num_replicas_in_sync == 2
-for name, (options, batch) in cases.items():
-    results[name] = []
-    for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), two):
-        with strategy.scope():
-            keras.utils.set_random_seed(1)
-            encoder = networks.build_encoder("tiny", input_shape=tiny.WINDOW, embedding_dim=16)
-            model = models.ClassifierModel(encoder, batch["labels"].shape[1], **options)
-            model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
-        before = model.get_weights()
-        data = tf.data.Dataset.from_tensors(batch)
-        history = model.fit(data, shuffle=False, verbose=0).history
-        evaluated = model.evaluate(data, verbose=0, return_dict=True)
-        after = model.get_weights()
-        spread = max(
-            float(abs(a.numpy() - b.numpy()).max())
-            for a, b in (variable.value.values for variable in model.weights)
-        ) if strategy is two else 0.0
-        results[name].append((history, evaluated, before, after, spread))
-with open(sys.argv[2], "wb") as file:
-    pickle.dump(results, file)
-"""
-
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
 
 
 def make_batch(seed=0, num_rows=8, known=None):
@@ -211,30 +167,25 @@ CASES = {
 }
 
 
+def steps_of_cases():
+    """{case: the step on one device and on two}, in a process that has two."""
+    found = {name: [] for name in CASES}
+    for name, (options, batch) in CASES.items():
+        for strategy in strategies():
+            with strategy.scope():
+                model = build_model(**options)
+            found[name].append(take_step(model, tf.data.Dataset.from_tensors(batch)))
+    return found
+
+
 @pytest.fixture(scope="module")
-def two_devices(tmp_path_factory):
-    """{case: (one device, two devices)}: history, evaluation, weights before and after, spread."""
-    folder = tmp_path_factory.mktemp("two_devices")
-    (folder / "cases.pickle").write_bytes(pickle.dumps(CASES))
-    subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(folder / "cases.pickle"), str(folder / "results.pickle")],
-        check=True, cwd=pathlib.Path(__file__).parent, timeout=300,
-    )  # fmt: skip
-    return pickle.loads((folder / "results.pickle").read_bytes())
+def two_devices():
+    return on_two_devices(steps_of_cases)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_devices_take_the_step_of_one(two_devices, case):
     one, two = two_devices[case]
-    for kind in (0, 1):  # training and evaluation
-        np.testing.assert_allclose(one[kind]["loss"], two[kind]["loss"], atol=1e-5)
-    moved = 0.0
-    for start, *ends in zip(one[2], one[3], two[3], strict=True):
-        np.testing.assert_allclose(ends[1], ends[0], atol=1e-5)
-        moved = max(moved, np.abs(ends[0] - start).max())
-    for start, other in zip(one[2], two[2], strict=True):
-        np.testing.assert_array_equal(start, other)
-    assert two[4] == 0, "the replicas drifted apart"
-    assert (one[0]["loss"][0] > 0.1) == (case != "nothing known")
-    # Without a gradient only the statistics of batch norm move.
-    assert (moved > 0.01) == (case != "nothing known")
+    require_same_step(one, two)
+    assert (one.history["loss"][0] > 0.1) == (case != "nothing known")
+    assert (largest_gradient(one) > 0.01) == (case != "nothing known")

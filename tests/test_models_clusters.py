@@ -6,18 +6,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tiny
 
 from tests.test_losses_clusters import direct_form
 from tests.test_models_coincidence import HIDDEN, build_model, direct_loss, make_batch
-from tfsound import models, networks
+from tfsound import models
+
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 NUM_CLUSTERS = 11
-
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
 
 
 def sounds_of(batch):

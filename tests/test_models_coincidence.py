@@ -1,80 +1,20 @@
 """Tests of tfsound.models.CoincidenceModel: by plain Keras; two devices against one with the global batch."""
 
-import pathlib
-import pickle
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from device_steps import largest_gradient, require_same_step, strategies, take_step
+from processes import on_two_devices
 
 from tfsound import losses, models, networks
+from tfsound.losses import clusters
+
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 IMAGE = (8, 8, 3)
 NUM_ROWS, HIDDEN = 8, 12
-
-# One process with two logical CPU devices runs every case, on one device and on two: a gradient step of
-# plain SGD with rate 1 moves the weights by the gradient of the loss.
-TWO_DEVICES = """
-import pickle, sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import keras
-import tiny
-from tfsound import models, networks, training
-from tfsound.losses import clusters
-
-networks.ENCODERS["tiny"] = tiny.encoder
-with open(sys.argv[1], "rb") as file:
-    cases = pickle.load(file)
-results, two = {}, training.strategy()
-assert two.num_replicas_in_sync == 2
-for name, (options, batches) in cases.items():
-    results[name] = []
-    clusters._COMPILED_FROM = 0 if "compiled" in name else 1 << 60
-    for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), two):
-        with strategy.scope():
-            keras.utils.set_random_seed(1)
-            encoders = [
-                networks.build_encoder("tiny", input_shape=shape, embedding_dim=6, unit_norm=False)
-                for shape in (tiny.WINDOW, (8, 8, 3))
-            ]
-            model = models.CoincidenceModel(*encoders, hidden_units=12, block_size=3, **options)
-            model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
-            model.optimizer.build(model.trainable_variables)
-        before = {variable.path: variable.numpy() for variable in model.trainable_variables}
-        history, evaluated = {}, {}
-        for batch in batches:
-            data = tf.data.Dataset.from_tensors(batch)
-            for key, values in model.fit(data, shuffle=False, verbose=0).history.items():
-                history.setdefault(key, []).extend(values)
-            if name == "audio_image":  # one will do: it takes as long as training
-                evaluated = model.evaluate(data, verbose=0, return_dict=True)
-        after = {variable.path: variable.numpy() for variable in model.trainable_variables}
-        spread = max(
-            float(abs(a.numpy() - b.numpy()).max())
-            for a, b in (variable.value.values for variable in model.weights)
-        ) if strategy is two else 0.0
-        results[name].append((history, evaluated, before, after, spread))
-
-# A global batch of three pairs on two devices.
-uneven = {part: {key: rows[:3] for key, rows in values.items()} for part, values in batches[0].items()}
-try:
-    model.fit(tf.data.Dataset.from_tensor_slices(uneven).batch(3), verbose=0)
-except tf.errors.InvalidArgumentError as error:
-    results["uneven"] = str(error)
-with open(sys.argv[2], "wb") as file:
-    pickle.dump(results, file)
-"""
-
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
 
 
 def make_batch(seed=0, num_rows=NUM_ROWS, kinds=("audio_audio", "audio_image")):
@@ -320,52 +260,57 @@ def test_a_setting_out_of_range_is_refused(options, message):
 # Two devices.
 
 CASES = {
-    "audio_audio": ({}, [make_batch(kinds=("audio_audio",))]),
-    "audio_image": ({}, [make_batch(kinds=("audio_image",))]),
-    "random, of both kinds": ({"negatives": "random", "audio_audio_weight": 0.3}, [make_batch()]),
-    "clusters": ({"num_clusters": 20, "cluster_weight": 0.5}, [make_batch()]),
-    "clusters, compiled": ({"num_clusters": 20, "cluster_weight": 1.0}, [make_batch(kinds=("audio_audio",))]),
+    "audio_audio": ({}, make_batch(kinds=("audio_audio",))),
+    "audio_image": ({}, make_batch(kinds=("audio_image",))),
+    "random, of both kinds": ({"negatives": "random", "audio_audio_weight": 0.3}, make_batch()),
+    "clusters": ({"num_clusters": 20, "cluster_weight": 0.5}, make_batch()),
+    "clusters, compiled": ({"num_clusters": 20, "cluster_weight": 1.0}, make_batch(kinds=("audio_audio",))),
 }
 
 
+def steps_of_cases():
+    """{case: the step on one device and on two}, in a process that has two."""
+    found = {name: [] for name in CASES}
+    for name, (options, batch) in CASES.items():
+        clusters._COMPILED_FROM = 0 if "compiled" in name else 1 << 60
+        for strategy in strategies():
+            with strategy.scope():
+                model = build_model(block_size=3, **options)
+            data = tf.data.Dataset.from_tensors(batch)
+            # One evaluation will do: it takes as long as training.
+            found[name].append(take_step(model, data, evaluate=name == "audio_image"))
+    return found | {"uneven": refusal_of_an_uneven_batch(model)}
+
+
+def refusal_of_an_uneven_batch(model):
+    """What a model on two devices says of a global batch of three pairs of sounds."""
+    data = tf.data.Dataset.from_tensor_slices(make_batch(num_rows=3, kinds=("audio_audio",))).batch(3)
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        model.fit(data, verbose=0)
+    return str(raised.value)
+
+
 @pytest.fixture(scope="module")
-def two_devices(tmp_path_factory):
-    """{case: (one device, two devices)}: history, evaluation, weights before and after, spread."""
-    folder = tmp_path_factory.mktemp("two_devices")
-    (folder / "cases.pickle").write_bytes(pickle.dumps(CASES))
-    subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(folder / "cases.pickle"), str(folder / "results.pickle")],
-        check=True, cwd=pathlib.Path(__file__).parent, timeout=300,
-    )  # fmt: skip
-    return pickle.loads((folder / "results.pickle").read_bytes())
+def two_devices():
+    return on_two_devices(steps_of_cases)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_devices_take_the_step_of_one(two_devices, case):
     one, two = two_devices[case]
-    assert set(two[1]) == (
+    assert set(two.evaluated) == (
         {"loss", "audio_image_loss", "audio_image_accuracy"} if case == "audio_image" else set()
     )
-    for kind in (0, 1):  # training and evaluation
-        assert set(one[kind]) == set(two[kind])
-        for name in one[kind]:
-            np.testing.assert_allclose(one[kind][name], two[kind][name], atol=1e-5, err_msg=name)
-    largest = 0.0
-    for path in one[2]:
-        np.testing.assert_array_equal(one[2][path], two[2][path], err_msg=path)
-        gradients = [run[2][path] - run[3][path] for run in (one, two)]
-        np.testing.assert_allclose(gradients[1], gradients[0], atol=1e-5, err_msg=path)
-        largest = max(largest, np.abs(gradients[0]).max())
-    assert largest > 0.01, "no gradient, nothing compared"
-    assert two[4] == 0, "the replicas drifted apart"
+    require_same_step(one, two)
+    assert largest_gradient(one) > 0.01, "no gradient, nothing compared"
 
 
 @pytest.mark.parametrize("case", ["audio_audio", "audio_image"])
 def test_negatives_come_from_the_other_device_too(two_devices, case):
     """A loss over each replica's own pairs would be another one, by far more than rounding."""
-    batch, model = CASES[case][1][0], build_model()
+    batch, model = CASES[case][1], build_model()
     _, expected = direct_loss(model, batch, training=True)
-    np.testing.assert_allclose(two_devices[case][1][0]["loss"], [expected], rtol=1e-5)
+    np.testing.assert_allclose(two_devices[case][1].history["loss"], [expected], rtol=1e-5)
     halves = [
         {kind: {key: rows[part] for key, rows in values.items()} for kind, values in batch.items()}
         for part in (slice(0, 4), slice(4, 8))
@@ -375,7 +320,5 @@ def test_negatives_come_from_the_other_device_too(two_devices, case):
 
 
 def test_devices_with_batches_of_different_sizes_say_so(two_devices):
-    assert (
-        "each of the 2 replicas needs as many pairs as the others; drop the remainder"
-        in (two_devices["uneven"])
-    )
+    message = "each of the 2 replicas needs as many pairs as the others; drop the remainder"
+    assert message in two_devices["uneven"]

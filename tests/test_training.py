@@ -6,8 +6,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -16,8 +14,12 @@ import tensorflow as tf
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import on_two_devices, require_killed
+from training_runs import at_each_step, config_of, interrupted_at, require_same_end, signal_at
 
 from tfsound import examples, losses, models, networks, training
+
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 NUM_TRIPLETS = 40
 # 12 steps with a checkpoint every 5: epochs of 5, 5 and 2 steps.
@@ -25,72 +27,6 @@ SETTINGS = {
     "encoder": "tiny", "embedding_dim": 8, "num_steps": 12, "batch_size": 8, "steps_per_checkpoint": 5,
     "learning_rate": 0.01, "seed": 3,
 }  # fmt: skip
-
-# Starts training and is killed by SIGKILL at a step: in the middle of an epoch, or in that of a checkpoint.
-KILLED = """
-import json, os, signal, sys
-import tiny
-from tfsound import networks, training
-
-networks.ENCODERS["tiny"] = tiny.encoder
-triplets, output, settings, where, step = sys.argv[1:]
-
-def kill_at(original, place):
-    def killing(self, *args, **kwargs):
-        if place == where and int(self.model.optimizer.iterations) == int(step):
-            if place == "checkpoint":
-                name = os.path.join(output, "checkpoints", f"step-{int(step):08d}.tmp")
-                os.makedirs(name)
-                open(os.path.join(name, "model.weights.h5"), "wb").write(b"half of it")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, *args, **kwargs)
-    return killing
-
-training.runs._Progress.on_train_batch_end = kill_at(training.runs._Progress.on_train_batch_end, "batch")
-training.Checkpoints.save = kill_at(training.Checkpoints.save, "checkpoint")
-training.train([triplets], output, **json.loads(settings))
-"""
-
-# Two logical CPU devices: a whole run, and one that is interrupted and resumed.
-TWO_DEVICES = """
-import json, sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import tiny
-from tfsound import networks, training
-
-networks.ENCODERS["tiny"] = tiny.encoder
-triplets, output, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-assert training.strategy().num_replicas_in_sync == 2
-training.train([triplets], output + "/whole", **settings)
-short = settings | {"num_steps": 1, "learning_rate_decay": "constant"}
-training.train([triplets], output + "/constant", **short)
-
-original = training.runs._Progress.on_train_batch_end
-def interrupting(self, batch, logs=None):
-    if training.steps_done(self.model) == 8:
-        raise KeyboardInterrupt
-    original(self, batch, logs)
-
-training.runs._Progress.on_train_batch_end = interrupting
-try:
-    training.train([triplets], output + "/resumed", **settings)
-except KeyboardInterrupt:
-    training.runs._Progress.on_train_batch_end = original
-    training.train([triplets], output + "/resumed", **settings)
-else:
-    raise SystemExit("was not interrupted")
-try:
-    training.train([triplets], output + "/odd", **(settings | {"batch_size": 7}))
-except ValueError as error:
-    print(error)
-"""
-
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
 
 
 @pytest.fixture(scope="module")
@@ -102,50 +38,17 @@ def triplets(tmp_path_factory):
 def whole_run(triplets, tmp_path_factory):
     """A run that nothing disturbed: its folder and its summary. Tests only read it."""
     output = str(tmp_path_factory.mktemp("runs") / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        return output, training.train([triplets], output, **SETTINGS)
-
-
-def run_script(script, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-
-
-def interrupt_at(monkeypatch, step):
-    """A Ctrl-C when a step is done."""
-    original = training.runs._Progress.on_train_batch_end
-
-    def interrupting(self, batch, logs=None):
-        original(self, batch, logs)
-        if int(self.model.optimizer.iterations) == step:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(training.runs._Progress, "on_train_batch_end", interrupting)
+    return output, training.train([triplets], output, **SETTINGS)
 
 
 def interrupted_run(triplets, output, step, **settings):
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            training.train([triplets], output, **(SETTINGS | settings))
+    with interrupted_at(step):
+        training.train([triplets], output, **(SETTINGS | settings))
     return output
 
 
 def weights_of(run):
     return training.load_encoder(run)[0].get_weights()
-
-
-def require_same_end(run, whole):
-    """A run that was cut off ends as one that was not: weights, log, learning rates."""
-    assert training.read_log(f"{run}/log.csv") == [
-        {name: pytest.approx(value, abs=1e-5) for name, value in row.items()}
-        for row in training.read_log(f"{whole}/log.csv")
-    ]
-    for found, expected in zip(weights_of(run), weights_of(whole), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def checkpoint_names(run):
@@ -161,7 +64,7 @@ def test_a_run_leaves_what_it_says(whole_run, triplets):
         "checkpoints", "config.json", "encoder.json", "encoder.keras", "log.csv", "tensorboard",
     ]  # fmt: skip
     assert checkpoint_names(output) == ["step-00000010", "step-00000012"]
-    config = json.loads(pathlib.Path(output, "config.json").read_text())
+    config = config_of(output)
     assert config == SETTINGS | {
         "triplets": [triplets], "num_triplets": NUM_TRIPLETS, "margin": 0.1, "mining": "on",
         "constraints": [], "source_weights": [], "precision": "float32", "learning_rate_decay": "cosine",
@@ -200,9 +103,7 @@ def test_the_encoder_is_that_of_the_last_checkpoint(whole_run):
     output, _ = whole_run
     encoder, mel_params = training.load_encoder(output)
     assert mel_params == tiny.PARAMS
-    model = training.triplets._compiled_model(
-        json.loads(pathlib.Path(output, "config.json").read_text()), tiny.PARAMS
-    )
+    model = training.triplets._compiled_model(config_of(output), tiny.PARAMS)
     model.load_weights(f"{output}/checkpoints/step-00000012/model.weights.h5")
     for found, expected in zip(encoder.get_weights(), model.audio_encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -212,8 +113,7 @@ def test_the_encoder_is_that_of_the_last_checkpoint(whole_run):
 
 def test_a_checkpoint_holds_the_whole_optimizer(whole_run):
     output, _ = whole_run
-    config = json.loads(pathlib.Path(output, "config.json").read_text())
-    model = training.triplets._compiled_model(config, tiny.PARAMS)
+    model = training.triplets._compiled_model(config_of(output), tiny.PARAMS)
     assert training.Checkpoints(f"{output}/checkpoints").restore(model) == 12
     assert int(model.optimizer.iterations) == 12
     # Two moments for each trainable variable, which start as 0.
@@ -325,10 +225,6 @@ def test_constraints_without_a_triplet_decide_nothing(named_sets, tmp_path):
     assert config_of(tmp_path / "run")["constraints"] == ["noise:1"]
 
 
-def config_of(run):
-    return json.loads(pathlib.Path(run, "config.json").read_text())
-
-
 @pytest.mark.parametrize("num_sets", [1, 2])
 def test_the_sets_of_a_run_decide_whether_it_mines(named_sets, tmp_path, capfd, monkeypatch, num_sets):
     mined = []
@@ -389,10 +285,14 @@ def test_progress_leaves_few_lines_in_a_log_file_and_no_warnings(triplets, tmp_p
 # Cut off and resumed.
 
 
+def train_until_killed(triplets, output):
+    with signal_at(8, signal.SIGKILL):
+        training.train([triplets], output, **SETTINGS)
+
+
 def test_a_training_killed_within_an_epoch_loses_no_more_than_it(triplets, whole_run, tmp_path):
     output = str(tmp_path / "run")
-    done = run_script(KILLED, triplets, output, json.dumps(SETTINGS), "batch", "8")
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    require_killed(train_until_killed, triplets, output)
     assert checkpoint_names(output) == ["step-00000005"]
     assert not os.path.exists(f"{output}/encoder.keras")
     assert [row["step"] for row in training.read_log(f"{output}/log.csv")] == [5]
@@ -402,10 +302,25 @@ def test_a_training_killed_within_an_epoch_loses_no_more_than_it(triplets, whole
     require_same_end(output, whole_run[0])
 
 
+def train_until_killed_within_a_checkpoint(triplets, output):
+    original = training.Checkpoints.save
+
+    def save_half(self):
+        if training.steps_done(self.model) == 10:
+            name = os.path.join(output, "checkpoints", "step-00000010.tmp")
+            os.makedirs(name)
+            pathlib.Path(name, "model.weights.h5").write_bytes(b"half of it")
+            signal.raise_signal(signal.SIGKILL)
+        original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Checkpoints, "save", save_half)
+        training.train([triplets], output, **SETTINGS)
+
+
 def test_a_training_killed_within_a_checkpoint_takes_the_one_before_it(triplets, whole_run, tmp_path):
     output = str(tmp_path / "run")
-    done = run_script(KILLED, triplets, output, json.dumps(SETTINGS), "checkpoint", "10")
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    require_killed(train_until_killed_within_a_checkpoint, triplets, output)
     assert checkpoint_names(output) == ["step-00000005", "step-00000010.tmp"]
     training.train([triplets], output, **SETTINGS)
     require_same_end(output, whole_run[0])
@@ -424,10 +339,7 @@ def test_an_interruption_ends_cleanly_and_is_made_up_for(triplets, whole_run, tm
 def test_a_resumed_run_does_only_the_steps_that_are_left(triplets, tmp_path, monkeypatch):
     output = interrupted_run(triplets, str(tmp_path / "run"), 7)
     steps = []
-    monkeypatch.setattr(
-        training.runs._Progress, "on_train_batch_end",
-        lambda self, batch, logs=None: steps.append(int(self.model.optimizer.iterations)),
-    )  # fmt: skip
+    at_each_step(monkeypatch, steps.append)
     training.train([triplets], output, **SETTINGS)
     assert steps == [6, 7, 8, 9, 10, 11, 12]
 
@@ -593,12 +505,8 @@ def num_rows_until_convergence(rows):
 def patient_run(triplets, tmp_path_factory):
     """The rows of a run to its last step, and one that ends where the loss no longer falls."""
     folder = tmp_path_factory.mktemp("patience")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        training.train([triplets], str(folder / "all"), **WAVERING)
-        summary = training.train(
-            [triplets], str(folder / "converged"), patience_intervals=PATIENCE, **WAVERING
-        )
+    training.train([triplets], str(folder / "all"), **WAVERING)
+    summary = training.train([triplets], str(folder / "converged"), patience_intervals=PATIENCE, **WAVERING)
     return training.read_log(f"{folder}/all/log.csv"), summary
 
 
@@ -776,10 +684,20 @@ def test_what_is_no_finished_run_is_told_apart(tmp_path, triplets):
 # Two devices.
 
 
+def train_and_resume(triplets, folder):
+    """A whole run, one of a step, and one that is interrupted and resumed; what a batch of 7 is told."""
+    training.train([triplets], f"{folder}/whole", **SETTINGS)
+    short = SETTINGS | {"num_steps": 1, "learning_rate_decay": "constant"}
+    training.train([triplets], f"{folder}/constant", **short)
+    training.train([triplets], interrupted_run(triplets, f"{folder}/resumed", 8), **SETTINGS)
+    with pytest.raises(ValueError, match="batch_size") as refused:
+        training.train([triplets], f"{folder}/odd", **(SETTINGS | {"batch_size": 7}))
+    return str(refused.value)
+
+
 def test_two_devices_train_resume_and_export(triplets, whole_run, tmp_path):
-    done = run_script(TWO_DEVICES, triplets, str(tmp_path), json.dumps(SETTINGS))
-    assert done.returncode == 0, done.stderr
-    assert "batch_size must be a multiple of the 2 devices, got 7" in done.stdout
+    refusal = on_two_devices(train_and_resume, triplets, str(tmp_path))
+    assert "batch_size must be a multiple of the 2 devices, got 7" in refusal
     assert sorted(os.listdir(tmp_path)) == ["constant", "resumed", "whole"]
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
     require_same_end(resumed, whole)

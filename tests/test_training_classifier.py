@@ -12,45 +12,22 @@ from classifier_sets import (
     NAMES,
     NUM_CLIPS,
     SETTINGS,
-    config_of,
+    clips,
     make_clip,
-    require_same_end,
     train,
+    triplet_run,
+    whole_run,
     window_labels,
-    with_tiny,
-    write_clips,
     write_folder,
 )
+from training_runs import config_of, require_same_end, weights_at_start
 
 from tests import active_learning_sets as sets
 from tfsound import active_learning as al
-from tfsound import evaluation, examples, networks, training
+from tfsound import evaluation, examples, training
 
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    return write_clips(tmp_path_factory.mktemp("sets") / "clips")
-
-
-@pytest.fixture(scope="module")
-def whole_run(clips, tmp_path_factory):
-    """A run that nothing disturbed: its folder and its summary. Tests only read it."""
-    output = str(tmp_path_factory.mktemp("runs") / "whole")
-    return output, with_tiny(train, clips, output)
-
-
-@pytest.fixture(scope="module")
-def triplet_run(tmp_path_factory):
-    """A run to start from."""
-    folder = tmp_path_factory.mktemp("runs")
-    triplets = tiny.write_triplets(folder / "triplets", range(16))
-    with_tiny(training.train, [triplets], str(folder / "run"), **SETTINGS)
-    return str(folder / "run")
+__all__ = ["clips", "triplet_run", "whole_run"]  # fixtures
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 
 def test_a_run_leaves_what_it_says(whole_run, clips):
@@ -120,7 +97,7 @@ def test_a_folder_and_its_arrays_train_the_same(clips, tmp_path):
     labels = window_labels({(0, 0): (1, 0, 0.5), (2, 1): (0, 1, 0), (4, 2): (0, 0, 0), (6, 0): (0.25, 0, 1)})
     train(clips, tmp_path / "folder", labels=write_folder(tmp_path / "labels", labels))
     train(clips, tmp_path / "arrays", labels=labels)
-    require_same_end(str(tmp_path / "folder"), str(tmp_path / "arrays"))
+    require_same_end(tmp_path / "folder", tmp_path / "arrays", atol=0)
     assert config_of(tmp_path / "arrays")["labels"] == "(arrays)"
 
 
@@ -198,27 +175,14 @@ def test_a_class_and_its_absence_can_be_told_apart():
 # Starting from another run.
 
 
-def watch_start(monkeypatch):
-    """What the encoder holds before the first step."""
-    kept = []
-    original = training.runs.compile_model
-
-    def compiling(model, config):
-        kept.extend(model.audio_encoder.get_weights())
-        original(model, config)
-
-    monkeypatch.setattr(training.runs, "compile_model", compiling)
-    return kept
-
-
 def test_a_run_starts_from_the_encoder_of_another_and_moves_all_of_it(
     clips, triplet_run, tmp_path, monkeypatch
 ):
-    kept = watch_start(monkeypatch)
+    kept = weights_at_start(monkeypatch)
     train(clips, tmp_path / "run", start_from=triplet_run, encoder="", embedding_dim=0)
     started = training.load_encoder(triplet_run)[0].get_weights()
     trained = training.load_encoder(str(tmp_path / "run"))[0].get_weights()
-    for found, expected, after in zip(kept, started, trained, strict=True):
+    for found, expected, after in zip(kept["audio_encoder"], started, trained, strict=True):
         np.testing.assert_array_equal(found, expected)
         assert not np.array_equal(after, expected)
     config = config_of(tmp_path / "run")
@@ -243,11 +207,10 @@ def test_a_frozen_encoder_is_left_bit_by_bit_and_can_be_fine_tuned_from_there(
         config_of(tmp_path / "frozen"), tiny.PARAMS, is_resumed=False
     )
     assert len(untrained.optimizer.variables) < 10  # no moments of the encoder
-    kept = watch_start(monkeypatch)
+    kept = weights_at_start(monkeypatch)
     train(clips, tmp_path / "tuned", start_from=str(tmp_path / "frozen"))
-    for found, expected, after in zip(
-        kept, started, training.load_encoder(str(tmp_path / "tuned"))[0].get_weights(), strict=True
-    ):
+    tuned = training.load_encoder(str(tmp_path / "tuned"))[0].get_weights()
+    for found, expected, after in zip(kept["audio_encoder"], started, tuned, strict=True):
         np.testing.assert_array_equal(found, expected)
         assert not np.array_equal(after, expected)
 

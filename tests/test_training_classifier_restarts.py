@@ -1,12 +1,8 @@
 """Tests of tfsound.training.train_classifier: restarts after kills, two devices, what is refused."""
 
-import json
 import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -14,138 +10,66 @@ import pytest
 import tiny
 from classifier_sets import (
     NAMES,
-    SETTINGS,
+    clips,
     make_clip,
-    require_same_end,
     train,
+    triplet_run,
+    whole_run,
     window_labels,
-    with_tiny,
-    write_clips,
     write_folder,
 )
+from processes import on_two_devices, require_killed
+from training_runs import interrupted_at, require_same_end, signal_at
 
-from tfsound import examples, models, networks, training
+from tfsound import examples, models, training
 
-# Is killed by SIGKILL after a step.
-KILLED = """
-import json, os, signal, sys
-import tiny
-from tfsound import networks, training
-
-networks.ENCODERS["tiny"] = tiny.encoder
-clips, output, settings, step = sys.argv[1:]
-original = training.runs._Progress.on_train_batch_end
-def killing(self, *args, **kwargs):
-    if training.steps_done(self.model) == int(step):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, *args, **kwargs)
-training.runs._Progress.on_train_batch_end = killing
-training.train_classifier(clips, output, **json.loads(settings))
-"""
-
-# Two logical CPU devices.
-TWO_DEVICES = """
-import json, sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import tiny
-from tfsound import networks, training
-
-networks.ENCODERS["tiny"] = tiny.encoder
-clips, output, settings = sys.argv[1:]
-assert training.strategy().num_replicas_in_sync == 2
-training.train_classifier(clips, output, **json.loads(settings))
-"""
-
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    return write_clips(tmp_path_factory.mktemp("sets") / "clips")
-
-
-@pytest.fixture(scope="module")
-def whole_run(clips, tmp_path_factory):
-    """A run that nothing disturbed: its folder and its summary. Tests only read it."""
-    output = str(tmp_path_factory.mktemp("runs") / "whole")
-    return output, with_tiny(train, clips, output)
-
-
-@pytest.fixture(scope="module")
-def triplet_run(tmp_path_factory):
-    """A run to start from."""
-    folder = tmp_path_factory.mktemp("runs")
-    triplets = tiny.write_triplets(folder / "triplets", range(16))
-    with_tiny(training.train, [triplets], str(folder / "run"), **SETTINGS)
-    return str(folder / "run")
+__all__ = ["clips", "triplet_run", "whole_run"]  # fixtures
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 
 # Restarts.
 
 
-def interrupt_at(patch, step):
-    original = training.runs._Progress.on_train_batch_end
-
-    def interrupting(self, batch, logs=None):
-        original(self, batch, logs)
-        if training.steps_done(self.model) == step:
-            raise KeyboardInterrupt
-
-    patch.setattr(training.runs._Progress, "on_train_batch_end", interrupting)
-
-
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_run_that_was_cut_off_ends_as_if_it_was_not(clips, tmp_path, whole_run, step):
     output = str(tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            train(clips, output)
+    with interrupted_at(step):
+        train(clips, output)
     with pytest.raises(training.TrainingError, match="was not finished; train it to its end"):
         training.load_classifier(output)
     train(clips, output)
-    require_same_end(output, whole_run[0])
+    require_same_end(output, whole_run[0], atol=0)
 
 
 def test_a_frozen_run_resumes_from_its_checkpoint_and_needs_no_start(clips, triplet_run, tmp_path):
     started_from = shutil.copytree(triplet_run, tmp_path / "start")
     settings = {"start_from": str(started_from), "freeze": True, "class_balance": "uniform"}
     train(clips, tmp_path / "whole", **settings)
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 4)
-        with pytest.raises(KeyboardInterrupt):
-            train(clips, tmp_path / "run", **settings)
+    with interrupted_at(4):
+        train(clips, tmp_path / "run", **settings)
     shutil.rmtree(started_from)
     train(clips, tmp_path / "run", **settings)
-    require_same_end(str(tmp_path / "run"), str(tmp_path / "whole"))
+    require_same_end(tmp_path / "run", tmp_path / "whole", atol=0)
     with pytest.raises(training.TrainingError, match="start holds no trained encoder"):
         train(clips, tmp_path / "run", overwrite=True, **settings)
 
 
+def train_until_killed(clips, output):
+    with signal_at(4, signal.SIGKILL):
+        train(clips, output)
+
+
 def test_a_run_killed_by_sigkill_ends_as_if_it_was_not(clips, whole_run, tmp_path):
     output = str(tmp_path / "run")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, clips, output, json.dumps(SETTINGS), "4"],
-        cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    require_killed(train_until_killed, clips, output)
     assert [row["step"] for row in training.read_log(f"{output}/log.csv")] == [3]
     train(clips, output)
-    require_same_end(output, whole_run[0])
+    require_same_end(output, whole_run[0], atol=0)
 
 
 def test_two_devices_train_as_one(clips, whole_run, tmp_path):
     output = str(tmp_path / "run")
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, clips, output, json.dumps(SETTINGS)],
-        cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    on_two_devices(train, clips, output)
     for found, expected in zip(
         *[training.load_classifier(run)[0].get_weights() for run in (output, whole_run[0])], strict=True
     ):
@@ -157,10 +81,8 @@ def test_two_devices_train_as_one(clips, whole_run, tmp_path):
 def test_labels_that_changed_do_not_resume(clips, tmp_path):
     labels = window_labels({(0, 0): (1, 0, 0), (2, 0): (0, 1, 0)})
     folder = write_folder(tmp_path / "labels", labels)
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            train(clips, tmp_path / "run", labels=folder)
+    with interrupted_at(1):
+        train(clips, tmp_path / "run", labels=folder)
     shutil.rmtree(folder)
     write_folder(tmp_path / "labels", window_labels({(0, 0): (0, 1, 0), (2, 0): (1, 0, 0)}))
     with pytest.raises(training.TrainingError, match=r"begun with other settings \(windows_fingerprint: "):

@@ -4,53 +4,25 @@ import os
 
 import numpy as np
 import pytest
+import tiny
+from coincidence_sets import SETTINGS, image_run, pairs
+from training_runs import config_of, interrupted_at, require_same_end, weights_at_start
 
-from tests import tiny
-from tests.test_training_coincidence import (
-    SETTINGS,
-    config_of,
-    interrupt_at,
-    kept_at_compilation,
-    require_same_end,
-    write_pairs,
-)
-from tfsound import examples, networks, training
+from tfsound import training
+
+__all__ = ["image_run", "pairs"]  # fixtures
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 CLUSTERS = SETTINGS | {"num_clusters": 5, "cluster_weight": 0.3, "diversity_weight": 1.2}
 
 
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-
-
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """The folders of the two kinds of pairs."""
-    folder = tmp_path_factory.mktemp("pairs")
-    kinds = (examples.AUDIO_AUDIO, examples.AUDIO_IMAGE)
-    return [write_pairs(folder / modality, modality) for modality in kinds]
-
-
-@pytest.fixture(scope="module")
-def plain_run(pairs, tmp_path_factory):
-    """A run on audio and image without clusters."""
-    output = str(tmp_path_factory.mktemp("runs") / "plain")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        training.train_coincidence(output, audio_image=pairs[1:], **SETTINGS)
-    return output
-
-
-@pytest.fixture(scope="module")
-def cluster_run(pairs, plain_run, tmp_path_factory):
+def cluster_run(pairs, image_run, tmp_path_factory):
     """A run with clusters, started from one without."""
     output = str(tmp_path_factory.mktemp("runs") / "clusters")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        training.train_coincidence(
-            output, audio_audio=pairs[:1], audio_image=pairs[1:], start_from=plain_run, **CLUSTERS
-        )
+    training.train_coincidence(
+        output, audio_audio=pairs[:1], audio_image=pairs[1:], start_from=image_run, **CLUSTERS
+    )
     return output
 
 
@@ -69,30 +41,28 @@ def test_a_run_with_clusters_logs_them_and_keeps_their_head(cluster_run):
     assert {name: config_of(cluster_run)[name] for name in CLUSTERS} == CLUSTERS
 
 
-def test_a_run_without_clusters_has_no_head(plain_run, tmp_path):
+def test_a_run_without_clusters_has_no_head(image_run, tmp_path):
     with pytest.raises(
         training.TrainingError, match="was trained without clusters; name a run that was given num_cl"
     ):
-        training.load_cluster_head(plain_run)
+        training.load_cluster_head(image_run)
     with pytest.raises(training.TrainingError, match="it does not exist"):
         training.load_cluster_head(str(tmp_path / "nowhere"))
 
 
-def test_a_run_with_clusters_that_was_cut_off_ends_as_if_it_was_not(pairs, plain_run, cluster_run, tmp_path):
+def test_a_run_with_clusters_that_was_cut_off_ends_as_if_it_was_not(pairs, image_run, cluster_run, tmp_path):
     output = str(tmp_path / "run")
-    both = {"audio_audio": pairs[:1], "audio_image": pairs[1:], "start_from": plain_run}
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 4)
-        with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(output, **both, **CLUSTERS)
+    both = {"audio_audio": pairs[:1], "audio_image": pairs[1:], "start_from": image_run}
+    with interrupted_at(4):
+        training.train_coincidence(output, **both, **CLUSTERS)
     training.train_coincidence(output, **both, **CLUSTERS)
     require_same_end(output, cluster_run)
 
 
 def test_a_start_takes_the_head_over_or_makes_or_leaves_it(
-    pairs, plain_run, cluster_run, tmp_path, monkeypatch
+    pairs, image_run, cluster_run, tmp_path, monkeypatch
 ):
-    kept = kept_at_compilation(monkeypatch)
+    kept = weights_at_start(monkeypatch)
     started = training.load_coincidence_model(cluster_run)[0].parts
     training.train_coincidence(
         str(tmp_path / "over"), audio_audio=pairs[:1], start_from=cluster_run, **CLUSTERS
@@ -107,7 +77,7 @@ def test_a_start_takes_the_head_over_or_makes_or_leaves_it(
     np.testing.assert_array_equal(kept["audio_encoder"][0], started["audio_encoder"].get_weights()[0])
     kept.clear()
     training.train_coincidence(
-        str(tmp_path / "made"), audio_image=pairs[1:], start_from=plain_run, **CLUSTERS
+        str(tmp_path / "made"), audio_image=pairs[1:], start_from=image_run, **CLUSTERS
     )
     assert kept["cluster_head"][0].shape == (5, 6)
     other = CLUSTERS | {"num_clusters": 6}
@@ -127,7 +97,7 @@ def test_a_run_on_triplets_lends_its_audio_encoder(pairs, tmp_path, monkeypatch)
         ValueError, match=r"\(unit_norm: True there, False here\); use the same to start from"
     ):
         training.train_coincidence(str(tmp_path / "run"), audio_audio=pairs[:1], start_from=run, **CLUSTERS)
-    kept = kept_at_compilation(monkeypatch)
+    kept = weights_at_start(monkeypatch)
     training.train_coincidence(
         str(tmp_path / "run"), audio_audio=pairs[:1], audio_image=pairs[1:], start_from=run, unit_norm=True,
         **CLUSTERS,

@@ -9,114 +9,24 @@ import shutil
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 import tiny
+from coincidence_sets import NUM_PAIRS, SETTINGS, image_run, pairs, write_pairs
+from training_runs import config_of, interrupted_at, require_same_end, weights_at_start
 
-from tfsound import evaluation, examples, models, networks, training
+from tfsound import evaluation, examples, models, training
 from tfsound.export import saved_model
 
-NUM_PAIRS = 24
-# 5 steps with a checkpoint every 3.
-SETTINGS = {
-    "encoder": "tiny", "embedding_dim": 6, "num_steps": 5, "batch_size": 4, "steps_per_checkpoint": 3,
-    "learning_rate": 0.01, "seed": 3,
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def tiny_encoder(monkeypatch):
-    monkeypatch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-
-
-def make_pair(number, modality):
-    """A serialised pair; both sides have a level of their recording, so that there is something to learn."""
-    rng = np.random.default_rng(number)
-    level = number % 6
-
-    def window():
-        return examples.encode_mel_energy(level + rng.uniform(0, 1, tiny.WINDOW))
-
-    ref = examples.WindowRef(f"clip-{level}", f"recording-{level}", float(number))
-    if modality == examples.AUDIO_AUDIO:
-        return examples.encode_pair(window(), ref, window(), dataclasses.replace(ref, start_seconds=1.0))
-    pixels = np.full((128, 128, 3), 40 * level, np.uint8) + rng.integers(0, 20, (128, 128, 3), np.uint8)
-    frame = examples.FrameRef(ref.clip_id, ref.recording_id, 1.0)
-    return examples.encode_pair(window(), ref, tf.io.encode_jpeg(pixels).numpy(), frame)
-
-
-def write_pairs(directory, modality, *, num_pairs=NUM_PAIRS, mel_params=tiny.PARAMS):
-    records = [make_pair(number, modality) for number in range(num_pairs)]
-    parameters = {"modality": modality, "max_time_gap_seconds": 10.0}
-    return tiny.write_set(
-        directory, examples.PAIRS, [records[::2], records[1::2]], parameters=parameters, mel_params=mel_params
-    )
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """The folders of the two kinds of pairs."""
-    folder = tmp_path_factory.mktemp("pairs")
-    return [
-        write_pairs(folder / modality, modality) for modality in (examples.AUDIO_AUDIO, examples.AUDIO_IMAGE)
-    ]
+__all__ = ["image_run", "pairs"]  # fixtures
+pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 
 @pytest.fixture(scope="module")
 def whole_run(pairs, tmp_path_factory):
     """A run on both kinds that nothing disturbed: its folder and its summary. Tests only read it."""
     output = str(tmp_path_factory.mktemp("runs") / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        return output, training.train_coincidence(
-            output, audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS
-        )
-
-
-@pytest.fixture(scope="module")
-def image_run(pairs, tmp_path_factory):
-    """A run on audio and image alone: the first of the curriculum."""
-    output = str(tmp_path_factory.mktemp("runs") / "image")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.ENCODERS, "tiny", tiny.encoder)
-        return output, training.train_coincidence(output, audio_image=pairs[1:], **SETTINGS)
-
-
-def config_of(run):
-    return json.loads(pathlib.Path(run, "config.json").read_text())
-
-
-def interrupt_at(patch, step):
-    original = training.runs._Progress.on_train_batch_end
-
-    def interrupting(self, batch, logs=None):
-        original(self, batch, logs)
-        if training.steps_done(self.model) == step:
-            raise KeyboardInterrupt
-
-    patch.setattr(training.runs._Progress, "on_train_batch_end", interrupting)
-
-
-def kept_at_compilation(monkeypatch):
-    """{name of a part: its weights} of the next model, when all that a start takes over was taken over."""
-    kept = {}
-    original = training.coincidence.runs.compile_model
-
-    def compiling(model, config):
-        kept.update({name: part.get_weights() for name, part in model.parts.items()})
-        original(model, config)
-
-    monkeypatch.setattr(training.coincidence.runs, "compile_model", compiling)
-    return kept
-
-
-def require_same_end(run, whole):
-    models_of_both = [training.load_coincidence_model(path)[0] for path in (run, whole)]
-    for found, expected in zip(*[model.get_weights() for model in models_of_both], strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert training.read_log(f"{run}/log.csv") == [
-        {name: pytest.approx(value, abs=1e-5) for name, value in row.items()}
-        for row in training.read_log(f"{whole}/log.csv")
-    ]
+    return output, training.train_coincidence(
+        output, audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS
+    )
 
 
 def test_a_run_leaves_what_it_says(whole_run, pairs):
@@ -190,10 +100,8 @@ def test_training_lowers_the_loss_of_both(pairs, tmp_path):
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_run_that_was_cut_off_ends_as_if_it_was_not(pairs, tmp_path, whole_run, step):
     output = str(tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(output, audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS)
+    with interrupted_at(step):
+        training.train_coincidence(output, audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS)
     with pytest.raises(training.TrainingError, match="was not finished; train it to its end"):
         training.load_coincidence_model(output)
     training.train_coincidence(output, audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS)
@@ -204,10 +112,8 @@ def test_random_negatives_are_drawn_again_after_an_interruption(pairs, tmp_path)
     settings = SETTINGS | {"negatives": "random"}
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
     training.train_coincidence(whole, audio_audio=pairs[:1], **settings)
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 4)
-        with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
+    with interrupted_at(4):
+        training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
     training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
     require_same_end(resumed, whole)
 
@@ -246,31 +152,28 @@ def test_the_correspondence_baseline_is_row_d_of_table_1(pairs, tmp_path):
 
 
 def test_a_run_starts_from_the_weights_of_another(pairs, image_run, tmp_path, monkeypatch):
-    started_from, _ = image_run
-    kept = kept_at_compilation(monkeypatch)
+    kept = weights_at_start(monkeypatch)
     output = str(tmp_path / "run")
     training.train_coincidence(
-        output, audio_audio=pairs[:1], audio_image=pairs[1:], start_from=started_from, **SETTINGS
+        output, audio_audio=pairs[:1], audio_image=pairs[1:], start_from=image_run, **SETTINGS
     )
-    model, _ = training.load_coincidence_model(started_from)
+    model, _ = training.load_coincidence_model(image_run)
     for name, part in model.parts.items():
         for found, expected in zip(kept[name], part.get_weights(), strict=True):
             np.testing.assert_array_equal(found, expected)
-    assert config_of(output)["start_from"] == started_from
+    assert config_of(output)["start_from"] == image_run
     # It goes on from there: sound and sight are told apart better than at the first step of a fresh run.
-    fresh = training.read_log(f"{started_from}/log.csv")[0]["audio_image_loss"]
+    fresh = training.read_log(f"{image_run}/log.csv")[0]["audio_image_loss"]
     assert training.read_log(f"{output}/log.csv")[0]["audio_image_loss"] < fresh
 
 
 def test_a_resumed_run_does_not_start_over_and_needs_no_start(pairs, image_run, tmp_path):
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
-    started_from = shutil.copytree(image_run[0], tmp_path / "start")
+    started_from = shutil.copytree(image_run, tmp_path / "start")
     settings = SETTINGS | {"start_from": str(started_from)}
     training.train_coincidence(whole, audio_audio=pairs[:1], **settings)
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 4)
-        with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
+    with interrupted_at(4):
+        training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
     shutil.rmtree(started_from)
     training.train_coincidence(resumed, audio_audio=pairs[:1], **settings)
     require_same_end(resumed, whole)
@@ -287,7 +190,7 @@ def test_a_resumed_run_does_not_start_over_and_needs_no_start(pairs, image_run, 
     ],
 )
 def test_a_start_with_other_networks_is_refused(pairs, image_run, tmp_path, settings, message):
-    settings = SETTINGS | {"start_from": image_run[0]} | settings
+    settings = SETTINGS | {"start_from": image_run} | settings
     with pytest.raises(ValueError, match=message):
         training.train_coincidence(str(tmp_path / "run"), audio_image=pairs[1:], **settings)
     assert os.listdir(tmp_path) == []
@@ -298,7 +201,7 @@ def test_a_start_with_another_front_end_is_refused(image_run, tmp_path):
     directory = write_pairs(tmp_path / "pairs", examples.AUDIO_IMAGE, num_pairs=4, mel_params=mel_params)
     with pytest.raises(ValueError, match=r"was made with other mel parameters: mel_max_hz is 7500"):
         training.train_coincidence(
-            str(tmp_path / "run"), audio_image=[directory], start_from=image_run[0], **SETTINGS
+            str(tmp_path / "run"), audio_image=[directory], start_from=image_run, **SETTINGS
         )
 
 
@@ -366,10 +269,8 @@ def test_other_settings_do_not_resume_and_finished_runs_are_left(pairs, whole_ru
     with pytest.raises(training.TrainingError, match="is a finished run; pass --overwrite"):
         training.train_coincidence(whole_run[0], audio_audio=pairs[:1], audio_image=pairs[1:], **SETTINGS)
     output = str(tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            training.train_coincidence(output, audio_audio=pairs[:1], **SETTINGS)
+    with interrupted_at(1):
+        training.train_coincidence(output, audio_audio=pairs[:1], **SETTINGS)
     with pytest.raises(training.TrainingError, match=r"\(negatives: 'all_pairs' then, 'random' now\)"):
         training.train_coincidence(output, audio_audio=pairs[:1], negatives="random", **SETTINGS)
 

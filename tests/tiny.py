@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfsound import examples, mel
+from tfsound.window_labels import WindowLabels, window_starts
 
 PARAMS = mel.MelParams(mel_bins=8, context_frames=8)
 WINDOW = (PARAMS.context_frames, PARAMS.mel_bins)
@@ -16,7 +17,7 @@ WINDOW = (PARAMS.context_frames, PARAMS.mel_bins)
 def encoder(x):
     """A convolution, batch norm and average pool: what the big ones are made of, compiled in a second.
 
-    Made known by `networks.ENCODERS["tiny"] = tiny.encoder`.
+    Made known as "tiny" by the fixture `tiny_encoder`, and in the processes of `processes`.
     """
     x = layers.Conv2D(8, 3, use_bias=False, name="conv")(x)
     x = layers.ReLU()(layers.BatchNormalization(synchronized=True, name="norm")(x))
@@ -49,6 +50,23 @@ def make_clip(number, *, num_frames=24, labels=(), fold="", recording=None, fram
         mel_energy=energies.astype("<f2"),
         frame_jpegs=tuple(jpeg(100 * number + step) for step in range(len(frame_seconds))),
         frame_seconds=tuple(frame_seconds),
+    )
+
+
+def window_labels(clips, rows, names, *, known=None):
+    """Labels by {(number of a clip in the list, number of its window): confidences}."""
+    found = [clips[number] for number, _ in rows]
+    starts = [
+        window_starts(clip.start_seconds, window + 1, PARAMS.context_seconds)[-1]
+        for clip, (_, window) in zip(found, rows, strict=True)
+    ]
+    return WindowLabels(
+        clip_ids=tuple(clip.clip_id for clip in found),
+        start_seconds=np.asarray(starts),
+        row=np.arange(len(rows), dtype=np.int32),
+        row_labels=np.asarray(list(rows.values()), np.float32).reshape(len(rows), len(names)),
+        row_is_known=np.ones(len(rows), bool) if known is None else np.asarray(known),
+        class_names=names,
     )
 
 
@@ -105,6 +123,13 @@ def write_triplets(directory, numbers, *, num_shards=3):
     """The triplets of these numbers, in shards of unequal sizes where they do not divide."""
     records = [make_triplet(number)[0] for number in numbers]
     return write_set(directory, examples.TRIPLETS, [records[i::num_shards] for i in range(num_shards)])
+
+
+def records_of(directory, kind):
+    """All records of a set, in order."""
+    info = examples.read_dataset_info(str(directory), kind=kind)
+    paths = [os.path.join(directory, shard.name) for shard in info.shards]
+    return [record for path in paths for _, record in examples.read_records(path)]
 
 
 def flip_byte(path, position):
