@@ -82,6 +82,16 @@ def test_random_budgets_out_of_range(budget):
         al.label_at_random(true_labels(blobs()[1]), NAMES, num_questions=budget)
 
 
+def test_an_answer_labels_its_whole_group_and_no_group_is_asked_about_twice():
+    groups = np.arange(100) // 5
+    _, truth = blobs()
+    found = al.label_at_random(true_labels(truth), NAMES, num_questions=20, over=groups)
+    assert sorted(groups[found.asked]) == list(range(20))
+    assert found.known.all()
+    with pytest.raises(al.ActiveLearningError, match=r"over must be \(100,\), a group a window, got \(20,\)"):
+        al.label_at_random(true_labels(truth), NAMES, num_questions=20, over=np.arange(20))
+
+
 def test_windows_without_a_class_are_answered_with_none():
     embeddings, truth = blobs()
     labels = true_labels(truth)

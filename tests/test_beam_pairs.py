@@ -13,7 +13,7 @@ import tensorflow as tf
 import tiny
 from test_beam_window_index import PARAMS, STEP, make_clip, window_bytes, write_clip_set
 
-from tfsound import examples, on_the_fly, pairs, sampling
+from tfsound import examples, on_the_fly, pairs, sampling, windows
 from tfsound.beam import drawn_sets, window_index
 from tfsound.beam import pairs as job
 
@@ -86,7 +86,7 @@ def shard_bytes(path) -> dict[str, bytes]:
 def possible_pairs(shards, modality, gap) -> dict[tuple[str, int], set]:
     """By the definition, with the true times: (clip, window) -> what it may go with."""
     everything = [clip for clips in shards for clip in clips]
-    windows = [
+    starts = [
         (clip, n, clip.start_seconds + n * STEP)
         for clip in everything
         for n in range(PARAMS.num_windows(len(clip.mel_energy)))
@@ -94,10 +94,10 @@ def possible_pairs(shards, modality, gap) -> dict[tuple[str, int], set]:
     frames = [(clip, seconds) for clip in everything if len(clip.mel_energy) >= 96
               for seconds in clip.frame_seconds]  # fmt: skip
     found = {}
-    for clip, n, start in windows:
+    for clip, n, start in starts:
         if modality == examples.AUDIO_AUDIO:
             others = {
-                (c.clip_id, m) for c, m, s in windows
+                (c.clip_id, m) for c, m, s in starts
                 if c.recording_id == clip.recording_id and (c, m) != (clip, n) and abs(s - start) < gap
             }  # fmt: skip
         else:
@@ -151,7 +151,9 @@ def test_every_pair_is_near_in_true_time_and_of_one_recording(clips, tmp_path, m
 def test_no_pair_comes_twice_up_to_the_capacity_that_is_told(clips, tmp_path, modality):
     possible = possible_pairs(many_shards(), modality, MAX_GAP)
     most = len(possible) * min(map(len, possible.values()))
-    with pytest.raises(pairs.ImpossibleError, match=rf"clips can give {most:,} pairs without one coming twi"):
+    with pytest.raises(
+        windows.ImpossibleError, match=rf"clips can give {most:,} pairs without one coming twi"
+    ):
         sample(clips, tmp_path / "set", modality=modality, count=most + 1)
     assert os.listdir(tmp_path) == []
     sample(clips, tmp_path / "set", modality=modality, count=most)
@@ -364,9 +366,9 @@ def test_a_stream_without_a_count_draws_each_anchor_once(tmp_path):
 
 def test_what_a_stream_cannot_give_is_said_before_the_first_batch(tmp_path):
     folder = tiny.write_clips(tmp_path / "clips", [tiny.make_clip(n, num_frames=8) for n in range(3)])
-    with pytest.raises(pairs.ImpossibleError, match=r"no recording of .* has two windows that start less"):
+    with pytest.raises(windows.ImpossibleError, match=r"no recording of .* has two windows that start less"):
         on_the_fly.pair_stream(folder, batch_size=2)
-    with pytest.raises(pairs.ImpossibleError, match="the set holds no frames"):
+    with pytest.raises(windows.ImpossibleError, match="the set holds no frames"):
         on_the_fly.pair_stream(folder, batch_size=2, modality="audio_image")
     with pytest.raises(ValueError, match="modality must be one of"):
         on_the_fly.pair_stream(folder, batch_size=2, modality="smell")

@@ -10,7 +10,7 @@ import pytest
 from test_beam_pairs import clips, pairs_of, sample
 from test_beam_window_index import STEP, damaged_copy, edit_sidecar, make_clip, write_clip_set
 
-from tfsound import examples, pairs
+from tfsound import examples, windows
 from tfsound.beam import drawn_sets
 from tfsound.beam import output as job_output
 
@@ -76,17 +76,17 @@ IMAGE = {"modality": "audio_image"}
 )  # fmt: skip
 def test_clips_of_which_no_pair_can_be_made(tmp_path, clip_set, options, message):
     write_clip_set(tmp_path / "clips", clip_set)
-    with pytest.raises(pairs.ImpossibleError, match=message):
+    with pytest.raises(windows.ImpossibleError, match=message):
         sample(tmp_path / "clips", tmp_path / "set", count=1, **options)
     assert os.listdir(tmp_path) == ["clips"]
 
 
 def test_a_dry_run_also_says_that_there_are_no_frames(tmp_path):
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 2)])
-    with pytest.raises(pairs.ImpossibleError, match="the set holds no frames"):
+    with pytest.raises(windows.ImpossibleError, match="the set holds no frames"):
         sample(tmp_path / "clips", tmp_path / "set", dry_run=True, **IMAGE)
     with pytest.raises(
-        pairs.ImpossibleError, match="of which 2 pairs can be made at most, and 60 were asked"
+        windows.ImpossibleError, match="of which 2 pairs can be made at most, and 60 were asked"
     ):
         sample(tmp_path / "clips", tmp_path / "set", dry_run=True)
 
@@ -122,7 +122,7 @@ def test_one_window_and_one_frame_are_one_pair(tmp_path):
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 1, frame_seconds=(0.5,))])
     assert sample(tmp_path / "clips", tmp_path / "set", count=1, **IMAGE).num_examples == 1
     with pytest.raises(
-        pairs.ImpossibleError, match=r"of which 1 pairs can be made at most, and 2 .*--allow-repeats"
+        windows.ImpossibleError, match=r"of which 1 pairs can be made at most, and 2 .*--allow-repeats"
     ):
         sample(tmp_path / "clips", tmp_path / "more", count=2, **IMAGE)
     info = sample(tmp_path / "clips", tmp_path / "more", count=2, allow_repeats=True, overwrite=True, **IMAGE)
@@ -155,7 +155,7 @@ def test_a_sidecar_that_promises_frames_there_are_not(tmp_path):
     """The index, not the sidecar, has the last word."""
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 2)])
     edit_sidecar(tmp_path / "clips", num_images=7)  # and so passes what is checked beforehand
-    with pytest.raises(pairs.ImpossibleError, match="none of 1 recordings has frames"):
+    with pytest.raises(windows.ImpossibleError, match="none of 1 recordings has frames"):
         sample(tmp_path / "clips", tmp_path / "set", count=1, **IMAGE)
 
 

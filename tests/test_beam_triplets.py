@@ -16,7 +16,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_pipeline
 from test_beam_window_index import PARAMS, STEP, make_clip, many_shards, window_bytes, write_clip_set
 
-from tfsound import examples, sampling, triplets
+from tfsound import examples, sampling, triplets, windows
 from tfsound.beam import drawn_sets, running, window_index
 from tfsound.beam import output as job_output
 from tfsound.beam import triplets as job
@@ -78,13 +78,13 @@ def windows_of(shards) -> dict[tuple[str, int], tuple[examples.Clip, float]]:
 
 def possible_anchors(shards, max_gap: float) -> set[tuple[str, int]]:
     """By the definition: another window of the recording starts less than the gap away."""
-    windows = windows_of(shards)
+    found = windows_of(shards)
     return {
         key
-        for key, (clip, start) in windows.items()
+        for key, (clip, start) in found.items()
         if any(
             key != other and clip.recording_id == c.recording_id and abs(start - s) < max_gap
-            for other, (c, s) in windows.items()
+            for other, (c, s) in found.items()
         )
     }
 
@@ -156,7 +156,7 @@ def test_the_gap_is_strictly_less(tmp_path):
     clip = dataclasses.replace(make_clip("late", "r", 1), start_seconds=10.0)
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 1), clip, make_clip("n", "other", 1)])
     with pytest.raises(
-        triplets.ImpossibleError, match="under proximity:10: no recording has two windows that n"
+        windows.ImpossibleError, match="under proximity:10: no recording has two windows that n"
     ):
         sample(tmp_path / "clips", tmp_path / "set", constraints=("proximity:10",), count=2)
     info = sample(tmp_path / "clips", tmp_path / "set", constraints=("proximity:10.001",), count=2)
@@ -256,12 +256,12 @@ def test_a_dry_run_says_the_size_and_writes_nothing(clips, tmp_path):
 def test_repeats_where_they_are_allowed(clips, tmp_path):
     """How many there are is said, and given; more only where repeats are allowed."""
     message = r"can give ([\d,]+) triplets under mixing.*no triplet twice, and 6,000 were asked"
-    with pytest.raises(triplets.ImpossibleError, match=message) as raised:
+    with pytest.raises(windows.ImpossibleError, match=message) as raised:
         sample(clips, tmp_path / "set", constraints=("mixing",), count=6000)
     assert os.listdir(tmp_path) == []
-    windows = list(windows_of(many_shards()).values())
-    own = collections.Counter(clip.recording_id for clip, _ in windows)
-    most = len(windows) * (len(windows) - max(own.values()))
+    anchors = list(windows_of(many_shards()).values())
+    own = collections.Counter(clip.recording_id for clip, _ in anchors)
+    most = len(anchors) * (len(anchors) - max(own.values()))
     assert f"can give {most:,} triplets" in str(raised.value)
     sample(clips, tmp_path / "most", constraints=("mixing",), count=most)
     assert len(set(records_of(tmp_path / "most"))) == most

@@ -14,7 +14,7 @@ import pytest
 from test_beam_triplets import JOINT, clips, sample, triplets_of
 from test_beam_window_index import damaged_copy, edit_sidecar, make_clip, write_clip_set
 
-from tfsound import examples, triplets
+from tfsound import examples, windows
 from tfsound.beam import drawn_sets, window_index
 from tfsound.beam import output as job_output
 
@@ -108,7 +108,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(clips, tmp_path, opti
 )  # fmt: skip
 def test_clips_of_which_no_triplet_can_be_made(tmp_path, shards, options, message):
     write_clip_set(tmp_path / "clips", *shards)
-    with pytest.raises(triplets.ImpossibleError, match=message):
+    with pytest.raises(windows.ImpossibleError, match=message):
         sample(tmp_path / "clips", tmp_path / "set", **options)
     assert os.listdir(tmp_path) == ["clips"]
 
@@ -117,7 +117,7 @@ def test_clips_of_which_no_triplet_can_be_made(tmp_path, shards, options, messag
 def test_labels_that_no_clip_has_are_refused_before_any_clip_is_read(tmp_path, monkeypatch, dry_run):
     write_clip_set(tmp_path / "clips", [make_clip("a", "r", 9), make_clip("b", "s", 9)])
     monkeypatch.setattr(window_index, "build_index", None)
-    with pytest.raises(triplets.ImpossibleError, match=r"the clips of .*clips have no labels"):
+    with pytest.raises(windows.ImpossibleError, match=r"the clips of .*clips have no labels"):
         sample(tmp_path / "clips", tmp_path / "set", constraints=("noise,labels",), dry_run=dry_run)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tfsound.datasets import BadRow, ManifestError, ManifestRow, iter_manifest, manifest_format
 from tfsound.datasets import read_manifest as read
 from tfsound.datasets import write_manifest as write
-from tfsound.datasets.manifest import COLUMNS
+from tfsound.datasets.manifest_rows import COLUMNS
 
 HEADER = "clip_id,recording_id,uri,start_seconds,end_seconds,labels,fold,split\n"
 

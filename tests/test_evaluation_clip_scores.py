@@ -124,7 +124,7 @@ def test_what_cannot_be_scored_is_refused(clips, run, tmp_path):
     strange = [dataclasses.replace(make_clip(0), labels=("wolf",)), make_clip(2)]
     strange = tiny.write_clips(tmp_path / "strange", strange)
     with pytest.raises(
-        evaluation.EvaluationError, match="label 'wolf' is not among the 3 class names of the classifier"
+        evaluation.EvaluationError, match="strange: label 'wolf' is not among the 3 class names; score clips"
     ):
         evaluation.evaluate_classifier(strange, run)
     with pytest.raises(examples.DatasetError, match="fold '9' does not occur"):

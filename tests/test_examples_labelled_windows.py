@@ -188,10 +188,10 @@ def test_a_batch_may_be_larger_than_the_set(clips):
     np.testing.assert_array_equal(batch["labels"].sum(axis=0), [3, 3, 0])
 
 
-def test_a_fingerprint_tells_windows_and_labels_apart_and_not_folders(clips, tmp_path):
-    first = examples.index_labelled_windows(clips).fingerprint
+def test_a_digest_tells_windows_and_labels_apart_and_not_folders(clips, tmp_path):
+    first = examples.index_labelled_windows(clips).digest
     copy = tiny.write_clips(tmp_path / "clips", CLIPS)
-    assert examples.index_labelled_windows(copy).fingerprint == first
+    assert examples.index_labelled_windows(copy).digest == first
     others = [
         examples.index_labelled_windows(clips, folds=("1",)),
         examples.index_labelled_windows(clips, make_labels({(0, 0): (1, 0, 0)})),
@@ -199,7 +199,7 @@ def test_a_fingerprint_tells_windows_and_labels_apart_and_not_folders(clips, tmp
         examples.index_labelled_windows(clips, make_labels({(0, 1): (1, 0, 0)})),
         examples.index_labelled_windows(clips, make_labels({(0, 0): (1, 0, 0)}, names=("a", "b", "d"))),
     ]
-    assert len({first, *(windows.fingerprint for windows in others)}) == 6
+    assert len({first, *(windows.digest for windows in others)}) == 6
 
 
 def test_a_damaged_clip_set_is_named_before_anything_is_drawn(tmp_path):

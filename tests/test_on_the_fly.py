@@ -11,7 +11,7 @@ import tiny
 from scipy import stats
 from test_beam_triplets import records_of
 
-from tfsound import examples, on_the_fly, sampling, triplets
+from tfsound import examples, on_the_fly, sampling, triplets, windows
 from tfsound.beam import triplets as job
 
 CONSTRAINTS = ("noise:0.5,translation:2", "mixing:0.25", "proximity:0.2", "labels")
@@ -189,15 +189,15 @@ def test_what_cannot_be_is_said_before_the_first_batch(tmp_path):
         folder = tiny.write_clips(tmp_path / name, clips)
         return on_the_fly.triplet_stream(folder, batch_size=2, **options)
 
-    with pytest.raises(triplets.ImpossibleError, match=r"none has 0 recording\(s\) with at least one window"):
+    with pytest.raises(windows.ImpossibleError, match=r"none has 0 recording\(s\) with at least one window"):
         stream("none", [tiny.make_clip(0, num_frames=7)])
-    with pytest.raises(triplets.ImpossibleError, match=r"one has 1 recording\(s\) with at least one window"):
+    with pytest.raises(windows.ImpossibleError, match=r"one has 1 recording\(s\) with at least one window"):
         stream("one", [tiny.make_clip(0, num_frames=30)])
-    with pytest.raises(triplets.ImpossibleError, match=r"no window of .*apart can be an anchor"):
+    with pytest.raises(windows.ImpossibleError, match=r"no window of .*apart can be an anchor"):
         stream("apart", [tiny.make_clip(n, num_frames=8) for n in range(3)])
-    with pytest.raises(triplets.ImpossibleError, match=r"the clips of .*plain have no labels"):
+    with pytest.raises(windows.ImpossibleError, match=r"the clips of .*plain have no labels"):
         stream("plain", [tiny.make_clip(n) for n in range(3)], constraints=("labels",))
-    with pytest.raises(triplets.ImpossibleError, match=r"no class of .*single has two windows"):
+    with pytest.raises(windows.ImpossibleError, match=r"no class of .*single has two windows"):
         stream("single", [tiny.make_clip(n, labels=("x",)) for n in range(3)], constraints=("labels",))
     with pytest.raises(examples.DatasetError, match="nowhere is not a folder"):
         on_the_fly.triplet_stream(str(tmp_path / "nowhere"), batch_size=1)

@@ -106,7 +106,7 @@ def test_any_clips_give_what_was_asked_for_or_say_why_not(clips, modality, gap, 
     assert pairs.num_recordings_without_pairs(index.totals) == len(recordings) - len(used)
     try:
         pairs.require_possible(plan, index.totals, "here")
-    except pairs.ImpossibleError:
+    except windows.ImpossibleError:
         assert count > most
         return
     assert count <= most
@@ -251,7 +251,7 @@ def test_make_plan_says_what_is_wrong(modality, gap, message):
 def test_what_cannot_be_is_said(clips, modality, count, message):
     plan = make_plan(modality, 1.0, count)
     totals = index_for(clips, plan).totals if clips else windows.add_up([], 1, 1, 0)
-    with pytest.raises(pairs.ImpossibleError, match=message):
+    with pytest.raises(windows.ImpossibleError, match=message):
         pairs.require_possible(plan, totals, "here")
 
 
@@ -259,13 +259,13 @@ def test_repeats_may_be_allowed_but_not_the_impossible():
     totals = index_for(SMALL, make_plan("audio_image", 1.0, 1)).totals
     pairs.require_possible(make_plan("audio_image", 1.0, 10**6), totals, "here", allow_repeats=True)
     plan = make_plan("audio_image", 1e-3, 1)
-    with pytest.raises(pairs.ImpossibleError, match=r"no window of here has a frame within 0\.001 s"):
+    with pytest.raises(windows.ImpossibleError, match=r"no window of here has a frame within 0\.001 s"):
         pairs.require_possible(plan, index_for(SMALL, plan).totals, "here", allow_repeats=True)
 
 
 def test_a_set_that_says_it_has_no_frames_is_refused_at_once():
     info = examples.DatasetInfo(examples.CLIPS, tiny.PARAMS, (), 0)
-    with pytest.raises(pairs.ImpossibleError, match=r"here gives no pairs .*the set holds no frames; make"):
+    with pytest.raises(windows.ImpossibleError, match=r"here gives no pairs .*the set holds no frames; make"):
         pairs.require_frames(make_plan("audio_image", 1.0, 1), info, "here")
     pairs.require_frames(make_plan("audio_audio", 1.0, 1), info, "here")
 
@@ -288,12 +288,12 @@ def test_a_set_that_says_it_has_no_frames_is_refused_at_once():
 def test_what_the_sidecar_shows_is_said_before_any_clip_is_read(modality, most, message):
     info = examples.DatasetInfo(examples.CLIPS, tiny.PARAMS, (), num_windows=3, num_images=5)
     pairs.require_plausible(make_plan(modality, 1.0, most), info, "here")
-    with pytest.raises(pairs.ImpossibleError, match=message):
+    with pytest.raises(windows.ImpossibleError, match=message):
         pairs.require_plausible(make_plan(modality, 1.0, most + 1), info, "here")
     pairs.require_plausible(make_plan(modality, 1.0, most + 1), info, "here", allow_repeats=True)
     nothing = dataclasses.replace(info, num_windows=0)
     with pytest.raises(
-        pairs.ImpossibleError, match=r"here holds 0 windows.*, of which 0 pairs .*; add recordings\."
+        windows.ImpossibleError, match=r"here holds 0 windows.*, of which 0 pairs .*; add recordings\."
     ):
         pairs.require_plausible(make_plan(modality, 1.0, 1), nothing, "here", allow_repeats=True)
 

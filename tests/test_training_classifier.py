@@ -37,7 +37,7 @@ def test_a_run_leaves_what_it_says(whole_run, clips):
         "tensorboard",
     ]  # fmt: skip
     config = config_of(output)
-    assert config.pop("windows_fingerprint") == examples.index_labelled_windows(clips).fingerprint
+    assert config.pop("windows_digest") == examples.index_labelled_windows(clips).digest
     assert config == SETTINGS | {
         "clips": clips, "labels": "", "folds": [], "exclude_folds": [], "start_from": "", "freeze": False,
         "unit_norm": False, "multi_label": True, "hard": False, "class_balance": "natural",

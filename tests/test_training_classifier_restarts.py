@@ -85,7 +85,7 @@ def test_labels_that_changed_do_not_resume(clips, tmp_path):
         train(clips, tmp_path / "run", labels=folder)
     shutil.rmtree(folder)
     write_folder(tmp_path / "labels", window_labels({(0, 0): (0, 1, 0), (2, 0): (1, 0, 0)}))
-    with pytest.raises(training.TrainingError, match=r"begun with other settings \(windows_fingerprint: "):
+    with pytest.raises(training.TrainingError, match=r"begun with other settings \(windows_digest: "):
         train(clips, tmp_path / "run", labels=folder)
     train(clips, tmp_path / "run", labels=folder, overwrite=True)
     with pytest.raises(training.TrainingError, match="is a finished run; pass --overwrite"):

@@ -76,7 +76,7 @@ def test_any_clips_give_what_was_asked_for_or_say_why_not(clips, bits, seed, dat
     index = index_for(clips, plan, bits=bits)
     try:
         triplets.require_possible(plan, index.totals, NUM_FRAMES, "here")
-    except triplets.ImpossibleError:
+    except windows.ImpossibleError:
         return
     found = draw(clips, plan, bits=bits)
     for triplet in found:

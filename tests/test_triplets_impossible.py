@@ -73,7 +73,7 @@ def test_make_plan_says_what_is_wrong(constraints, shares, message):
 def test_what_cannot_be_is_said(clips, constraint, count, message):
     plan = make_plan([constraint], count, class_names="xy")
     totals = index_for(clips, plan).totals if clips else windows.add_up([], 1, 1, plan.num_counted_classes)
-    with pytest.raises(triplets.ImpossibleError, match=message):
+    with pytest.raises(windows.ImpossibleError, match=message):
         triplets.require_possible(plan, totals, NUM_FRAMES, "here")
 
 
@@ -81,7 +81,7 @@ def test_without_class_names_there_are_no_labels():
     plan = make_plan(["labels"], 1)
     index = index_for([indexed("a", "a", 1), indexed("b", "b", 1)], plan)
     with pytest.raises(
-        triplets.ImpossibleError, match="'labels' was asked for, and the clips of here have no"
+        windows.ImpossibleError, match="'labels' was asked for, and the clips of here have no"
     ):
         triplets.require_possible(plan, index.totals, NUM_FRAMES, "here")
 
@@ -121,10 +121,10 @@ def test_what_the_sidecar_shows_is_said_before_any_clip_is_read(
 ):
     info = info_of(num_windows, class_names)
     plan = triplets.make_plan(info, [constraint], count, (), 0)
-    with pytest.raises(triplets.ImpossibleError, match=message):
+    with pytest.raises(windows.ImpossibleError, match=message):
         triplets.require_plausible(plan, info, "here")
     is_repeat = num_windows > 1 and count > 1
-    with contextlib.nullcontext() if is_repeat else pytest.raises(triplets.ImpossibleError, match=message):
+    with contextlib.nullcontext() if is_repeat else pytest.raises(windows.ImpossibleError, match=message):
         triplets.require_plausible(plan, info, "here", allow_repeats=True)
     if is_repeat:
         triplets.require_plausible(dataclasses.replace(plan, counts=(count - 1,)), info, "here")
@@ -147,5 +147,5 @@ def test_repeats_may_be_allowed_but_not_the_impossible():
     triplets.require_possible(plan, totals, NUM_FRAMES, "here", allow_repeats=True)
     plan = make_plan(["proximity:10"], 3)
     totals = index_for([indexed("a", "a", 1), indexed("b", "b", 1)], plan).totals
-    with pytest.raises(triplets.ImpossibleError, match="no window of here can be an anchor"):
+    with pytest.raises(windows.ImpossibleError, match="no window of here can be an anchor"):
         triplets.require_possible(plan, totals, NUM_FRAMES, "here", allow_repeats=True)

@@ -20,7 +20,6 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from tfsound import examples, sampling, windows
-from tfsound.triplets import ImpossibleError, require_at_most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,23 +86,23 @@ def require_possible(plan: Plan, totals: windows.Totals, where: str, *, allow_re
     gap = plan.constraint.max_time_gap_seconds
     num_recordings, num_with_frames = totals.num_recordings, totals.num_recordings_with_frames
     if not num_recordings:
-        raise ImpossibleError(f"no clip of {where} that is to be used holds a context window.")
+        raise windows.ImpossibleError(f"no clip of {where} that is to be used holds a context window.")
     if plan.modality == examples.AUDIO_IMAGE and not num_with_frames:
         raise _no_frames(where, f"none of {num_recordings:,} recordings has frames")
     if not totals.num_anchors(0):
         if plan.modality == examples.AUDIO_IMAGE:
-            raise ImpossibleError(
+            raise windows.ImpossibleError(
                 f"no window of {where} has a frame within {gap:g} s: {num_with_frames:,} of "
                 f"{num_recordings:,} recordings have frames, and the nearest is "
                 f"{float(totals.smallest_gap_seconds[0]):.3g} s from the centre of a window; expected a "
                 "larger max_time_gap_seconds, or sound and picture that are not so far apart."
             )
-        raise ImpossibleError(
+        raise windows.ImpossibleError(
             f"no recording of {where} has two windows that start less than {gap:g} s apart; expected longer "
             "recordings or a larger max_time_gap_seconds."
         )
     if plan.count > capacity(totals) and not allow_repeats:
-        raise ImpossibleError(
+        raise windows.ImpossibleError(
             f"{where} can give {capacity(totals):,} pairs without one coming twice, as each of "
             f"{totals.num_anchors(0):,} windows is used equally often and one has "
             f"{_fewest_partners(totals):,} near; {plan.count:,} were asked for: lower the count, or pass "
@@ -128,11 +127,13 @@ def require_plausible(
     holding, num_others = f"{where} holds {info.num_windows:,} windows", max(0, info.num_windows - 1)
     if plan.modality == examples.AUDIO_IMAGE:
         holding, num_others = f"{holding} and {info.num_images:,} frames", info.num_images
-    require_at_most(info.num_windows * num_others, plan.count, "pairs", holding, allow_repeats=allow_repeats)
+    windows.require_at_most(
+        info.num_windows * num_others, plan.count, "pairs", holding, allow_repeats=allow_repeats
+    )
 
 
-def _no_frames(where: str, found: str) -> ImpossibleError:
-    return ImpossibleError(
+def _no_frames(where: str, found: str) -> windows.ImpossibleError:
+    return windows.ImpossibleError(
         f"{where} gives no pairs of sound and image: {found}; make the clip examples from videos, with "
         "--frames-per-second 1."
     )

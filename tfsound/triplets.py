@@ -22,10 +22,6 @@ from tfsound import examples, sampling, windows
 _MAX_ENERGY = 65504.0
 
 
-class ImpossibleError(ValueError):
-    """The clips cannot give the triplets or pairs that were asked for; the message says why."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What decides the triplets of a set, but for the windows there are.
@@ -129,7 +125,7 @@ def require_possible(
 ) -> None:
     """Raises: ImpossibleError when the clips of `where` cannot give what the plan asks for."""
     if totals.num_recordings < 2:
-        raise ImpossibleError(
+        raise windows.ImpossibleError(
             f"{where} has {totals.num_recordings} recording(s) with at least one window, so no negative "
             "from another recording can exist; expected at least 2 (are the values of recording_id right?)."
         )
@@ -140,12 +136,12 @@ def require_possible(
     ):
         name = sampling.constraint_text(constraint)
         if count and not most:
-            raise ImpossibleError(
+            raise windows.ImpossibleError(
                 f"no window of {where} can be an anchor under {name}: no recording has two windows that "
                 "near; expected longer recordings or a larger gap."
             )
         if count > most and not allow_repeats:
-            raise ImpossibleError(
+            raise windows.ImpossibleError(
                 f"{where} can give {most:,} triplets under {name} with every anchor used equally often and "
                 f"no triplet twice, and {count:,} were asked for; lower the count, add recordings, or pass "
                 "--allow-repeats: triplets come again only where an anchor has used up its own."
@@ -162,22 +158,12 @@ def require_plausible(
     if plan.uses_labels and not plan.class_names:
         raise _no_labels(where)
     for constraint, count in zip(plan.constraints, plan.counts, strict=True):
-        require_at_most(
+        windows.require_at_most(
             _most_of_windows(constraint, info.num_windows, info.mel_params.context_frames),
             count,
             f"triplets under {sampling.constraint_text(constraint)}",
             f"{where} holds {info.num_windows:,} windows",
             allow_repeats=allow_repeats,
-        )
-
-
-def require_at_most(most: float, count: int, what: str, holding: str, *, allow_repeats: bool) -> None:
-    """Raises: ImpossibleError where more is asked for than can be made of what the clips are holding."""
-    if count and (not most or (count > most and not allow_repeats)):
-        remedy = "lower the count, add recordings, or pass --allow-repeats" if most else "add recordings"
-        raise ImpossibleError(
-            f"{holding}, of which {most:,} {what} can be made at most, and {count:,} were asked for; "
-            f"{remedy}."
         )
 
 
@@ -193,8 +179,8 @@ def _most_of_windows(
     return num_windows * max(0, num_windows - 1) * (ways or 1)
 
 
-def _no_labels(where: str) -> ImpossibleError:
-    return ImpossibleError(
+def _no_labels(where: str) -> windows.ImpossibleError:
+    return windows.ImpossibleError(
         f"the constraint 'labels' was asked for, and the clips of {where} have no labels; label them in the "
         "manifest, or take other constraints."
     )
@@ -206,7 +192,7 @@ def _require_classes(plan: Plan, totals: windows.Totals, where: str) -> None:
     if not len(eligible_classes(totals)):
         sizes = {name: totals.num_members(number) for number, name in enumerate(plan.class_names)}
         shown = ", ".join(f"{name!r} ({size} windows)" for name, size in list(sizes.items())[:5])
-        raise ImpossibleError(
+        raise windows.ImpossibleError(
             f"no class of {where} has two windows and a window without it in another recording, so explicit "
             f"labels make no triplet; found {shown}. Expected at least two classes."
         )

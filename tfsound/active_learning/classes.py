@@ -139,8 +139,10 @@ def _csv_classes(path: str) -> list[SoundClass]:
 
 
 def write_classes(path: str, classes: Iterable[SoundClass]) -> None:
-    """Writes a list as CSV; the file is the old or the whole new one. Raises: ActiveLearningError as
-    `check_classes`.
+    """Writes a list as CSV; the file is the old or the whole new one.
+
+    Raises:
+      ActiveLearningError: as `check_classes`.
     """
     classes = check_classes(classes, path)
     text = io.StringIO()

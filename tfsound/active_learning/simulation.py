@@ -203,6 +203,8 @@ def label_at_random(
             f"num_questions must be from 1 to the number of windows, {num_windows}, got {num_questions}."
         )
     groups = np.arange(num_windows) if over is None else np.asarray(over)
+    if groups.shape != (num_windows,):
+        raise ActiveLearningError(f"over must be ({num_windows},), a group a window, got {groups.shape}.")
     order = sampling.random_generator(seed, "label at random").permutation(num_windows)
     is_first = np.zeros(num_windows, bool)
     is_first[np.unique(groups[order], return_index=True)[1]] = True

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 
 from tfsound import examples, networks, resumption, training, window_labels
@@ -223,7 +224,8 @@ class Curriculum:
                     continue
                 if phase.kind == CLASSIFIER and not self.labels:
                     return self._learned(self._how_to_ask())
-                print(f"Phase {number + 1} of {len(self.phases)}, {phase.name}: {self.run_folder(number)}")
+                name = f"Phase {number + 1} of {len(self.phases)}, {phase.name}"
+                print(f"{name}: {self.run_folder(number)}", file=sys.stderr)
                 self._prepare(phase)
                 train, arguments = self.training_call(number)
                 train(**arguments)

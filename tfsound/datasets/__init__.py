@@ -6,16 +6,8 @@ from dataclasses import dataclass
 
 from tfsound.datasets.adapters import ADAPTERS
 from tfsound.datasets.class_priors import CLASS_PRIORS, LONGTAIL, NATURAL, Longtail, longtail, thin_manifest
-from tfsound.datasets.manifest import (
-    AdapterResult,
-    BadRow,
-    ManifestError,
-    ManifestRow,
-    iter_manifest,
-    manifest_format,
-    read_manifest,
-    write_manifest,
-)
+from tfsound.datasets.manifest import iter_manifest, manifest_format, read_manifest, write_manifest
+from tfsound.datasets.manifest_rows import AdapterResult, BadRow, ManifestError, ManifestRow
 
 __all__ = [
     "ADAPTERS",

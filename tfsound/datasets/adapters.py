@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from tfsound.datasets import digit_scenes, synthetic
-from tfsound.datasets.manifest import COLUMNS, AdapterResult, ManifestError, ManifestRow, read_manifest
+from tfsound.datasets.manifest import read_manifest
+from tfsound.datasets.manifest_rows import COLUMNS, AdapterResult, ManifestError, ManifestRow
 
 AUDIO_EXTENSIONS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma")
 VIDEO_EXTENSIONS = (

@@ -15,13 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from tfsound.datasets import generated
-from tfsound.datasets.manifest import (
-    ManifestError,
-    ManifestRow,
-    manifest_format,
-    read_manifest,
-    write_manifest,
-)
+from tfsound.datasets.manifest import manifest_format, read_manifest, write_manifest
+from tfsound.datasets.manifest_rows import ManifestError, ManifestRow
 
 NATURAL, LONGTAIL = "natural", "longtail"
 CLASS_PRIORS = (NATURAL, LONGTAIL)

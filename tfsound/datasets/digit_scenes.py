@@ -27,7 +27,7 @@ import numpy as np
 import soundfile
 
 from tfsound.datasets import class_priors, generated
-from tfsound.datasets.manifest import AdapterResult, ManifestError, ManifestRow
+from tfsound.datasets.manifest_rows import AdapterResult, ManifestError, ManifestRow
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS_BY = ("takes", "speakers")

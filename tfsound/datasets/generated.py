@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from tfsound.datasets.manifest import ManifestError
+from tfsound.datasets.manifest_rows import ManifestError
 
 
 def generator(seed: int, name: str) -> np.random.Generator:

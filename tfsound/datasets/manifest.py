@@ -18,65 +18,24 @@ Rows are numbered as a spreadsheet shows them: the header of a CSV is row 1; a r
 
 import csv
 import difflib
-import hashlib
 import json
-import math
 import os
-import posixpath
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+
+from tfsound.datasets.manifest_rows import (
+    COLUMNS,
+    BadRow,
+    ManifestError,
+    ManifestRow,
+    bad_field,
+    check_row,
+    parse_row,
+    shown,
+    to_record,
+)
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl"}
-_LABEL = re.compile(r"[^;\x00-\x1f\x7f-\x9f]+")
 _NUM_PROBLEMS_SHOWN = 5
-
-
-class ManifestError(ValueError):
-    """Says what is wrong with a manifest or a data set's layout, where, and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestRow:
-    """One clip: a file or a stretch of it, its recording, its labels.
-
-    start_seconds None is the beginning of the file, end_seconds None is its end. `image_uri` is a still
-    picture that belongs to it, "" for none.
-    """
-
-    clip_id: str
-    recording_id: str
-    uri: str
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-    labels: tuple[str, ...] = ()
-    fold: str = ""
-    split: str = ""
-    image_uri: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that is no clip: its ids as far as known (else empty); the reason names file, row and field."""
-
-    row_number: int
-    clip_id: str
-    uri: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterResult:
-    """What an adapter found: the rows of the clips present, and how many of those listed are absent."""
-
-    rows: list[ManifestRow]
-    num_listed: int
-    num_absent: int = 0
-    absent_examples: tuple[str, ...] = ()
-    note: str = ""
-
-
-COLUMNS = tuple(field.name for field in fields(ManifestRow))
 
 
 def manifest_format(path: str) -> str:
@@ -128,7 +87,7 @@ def iter_manifest(
                 continue
             if columns is not None:
                 record = {ours: record[theirs] for ours, theirs in names_in_file.items() if theirs in record}
-            yield row_number, _parse_row(record, name, row_number, base_uri)
+            yield row_number, parse_row(record, name, row_number, base_uri)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{name}: not UTF-8 text ({error}); save it as UTF-8.") from error
     except csv.Error as error:
@@ -154,7 +113,7 @@ def read_manifest(path: str, columns: Mapping[str, str] | None = None) -> list[M
                 problems.append(row.reason)
             elif first_rows.setdefault(row.clip_id, row_number) != row_number:
                 expected = f"an id other than that of row {first_rows[row.clip_id]}"
-                twice = _problem("clip_id", row.clip_id, expected, "make it unique")
+                twice = bad_field("clip_id", row.clip_id, expected, "make it unique")
                 problems.append(f"{path}, row {row_number}, {twice}")
             else:
                 rows.append(row)
@@ -190,9 +149,9 @@ def _checked(rows: Iterable[ManifestRow], path: str) -> Iterator[ManifestRow]:
     clip_ids = set()
     for row in rows:
         try:
-            _check_row(row)
+            check_row(row)
             if row.clip_id in clip_ids:
-                raise _problem("clip_id", row.clip_id, "no id twice", "make it unique")
+                raise bad_field("clip_id", row.clip_id, "no id twice", "make it unique")
         except ManifestError as error:
             raise ManifestError(f"{path}, clip {row.clip_id!r}, {error}") from None
         clip_ids.add(row.clip_id)
@@ -205,20 +164,12 @@ def _write_csv(file, rows: Iterable[ManifestRow]) -> None:
     writer = csv.DictWriter(file, COLUMNS)
     writer.writeheader()
     for row in rows:
-        writer.writerow(_as_record(row) | {"labels": ";".join(row.labels)})
+        writer.writerow(to_record(row) | {"labels": ";".join(row.labels)})
 
 
 def _write_jsonl(file, rows: Iterable[ManifestRow]) -> None:
     for row in rows:
-        file.write(json.dumps(_as_record(row), ensure_ascii=False) + "\n")
-
-
-def _as_record(row: ManifestRow) -> dict:
-    """Plain floats, because the text of a NumPy float is not a number."""
-    record = asdict(row)
-    for column in ("start_seconds", "end_seconds"):
-        record[column] = None if record[column] is None else float(record[column])
-    return record
+        file.write(json.dumps(to_record(row), ensure_ascii=False) + "\n")
 
 
 def _text_lines(lines: Iterable[str], name: str) -> Iterator[str]:
@@ -277,126 +228,12 @@ def _jsonl_records(
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            problem = f"found {_shown(line)}, expected a JSON object; write one object a line."
+            reason = f"found {shown(line)}, expected a JSON object; write one object a line."
             if first:
-                raise ManifestError(f"{name}, row {row_number}: not JSON Lines: {problem}")
-            record = problem
+                raise ManifestError(f"{name}, row {row_number}: not JSON Lines: {reason}")
+            record = reason
         elif columns is None and not record.keys() <= set(COLUMNS):
             unknown = next(key for key in record if key not in COLUMNS)
-            record = f"unknown key {_shown(unknown)}{_closest(unknown, COLUMNS)}"
+            record = f"unknown key {shown(unknown)}{_closest(unknown, COLUMNS)}"
         first = False
         yield row_number, record
-
-
-def _parse_row(record: dict, name: str, row_number: int, base_uri: str) -> ManifestRow | BadRow:
-    try:
-        uri = _text(record, "uri")
-        start_seconds, end_seconds = _seconds(record, "start_seconds"), _seconds(record, "end_seconds")
-        row = ManifestRow(
-            clip_id=_text(record, "clip_id") or _default_clip_id(uri, start_seconds, end_seconds),
-            recording_id=_text(record, "recording_id") or uri,
-            uri=_resolve(uri, base_uri),
-            start_seconds=start_seconds,
-            end_seconds=end_seconds,
-            labels=_labels(record),
-            fold=_text(record, "fold"),
-            split=_text(record, "split"),
-            image_uri=_resolve(_text(record, "image_uri"), base_uri),
-        )
-        _check_row(row)
-    except ManifestError as error:
-        # A lone surrogate, which no file takes, is spelled out.
-        clip_id, uri = (
-            value.encode(errors="backslashreplace").decode() if isinstance(value, str) else ""
-            for value in (record.get("clip_id"), record.get("uri"))
-        )
-        return BadRow(row_number, clip_id, uri, f"{name}, row {row_number}, {error}")
-    return row
-
-
-def _default_clip_id(uri: str, start_seconds: float | None, end_seconds: float | None) -> str:
-    """The file's stem and 64 bits of a hash of uri and times: the same on every machine."""
-    # surrogatepass, because such a uri is refused later, with its own message.
-    key = f"{uri}\n{start_seconds or 0.0!r}\n{end_seconds!r}".encode(errors="surrogatepass")
-    stem = posixpath.splitext(posixpath.basename(uri))[0]
-    return f"{stem}-{hashlib.sha256(key).hexdigest()[:16]}"
-
-
-def _resolve(uri: str, base_uri: str) -> str:
-    if not uri or not base_uri or "://" in uri:
-        return uri
-    return posixpath.join(base_uri, uri)
-
-
-def _text(record: dict, field: str) -> str:
-    value = record.get(field)
-    if value is None:
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise _problem(field, value, "text", "quote it")
-    return value
-
-
-def _seconds(record: dict, field: str) -> float | None:
-    value = record.get(field)
-    if value is None or value == "":
-        return None
-    try:
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or "_" in str(value):
-            raise ValueError
-        seconds = float(value)
-    except (ValueError, OverflowError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise _problem(field, value, "a finite number of seconds, 0 or more", "correct it or leave it empty")
-    return seconds
-
-
-def _labels(record: dict) -> tuple[str, ...]:
-    value = record.get("labels")
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return tuple(label.strip() for label in value.split(";") if label.strip())
-    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
-        raise _problem("labels", value, "a list of strings or one `;`-separated string", "rewrite it")
-    return tuple(value)
-
-
-def _check_row(row: ManifestRow) -> None:
-    """Raises ManifestError with the reason why this row cannot be a row of a manifest."""
-    # The uri comes first, because the defaults of the ids are made of it.
-    for field in ("uri", "clip_id", "recording_id", "fold", "split", "image_uri"):
-        value = getattr(row, field)
-        if not isinstance(value, str) or not _is_storable(value):
-            raise _problem(field, value, "Unicode text without NUL", "rename it")
-        if field in ("uri", "clip_id", "recording_id") and not value.strip():
-            raise _problem(field, value, "a name that is not blank", "fill it in or drop the row")
-    for field in ("start_seconds", "end_seconds"):
-        _seconds({field: getattr(row, field)}, field)
-    start_seconds = row.start_seconds or 0.0
-    if row.end_seconds is not None and row.end_seconds <= start_seconds:
-        raise _problem("end_seconds", row.end_seconds, f"more than the start, {start_seconds}", "correct it")
-    for label in row.labels:
-        if not _LABEL.fullmatch(label) or label != label.strip() or not _is_storable(label):
-            expected = "a name without `;`, control characters and white space at its ends"
-            raise _problem("labels", label, expected, "rename the label")
-
-
-def _is_storable(text: str) -> bool:
-    """False for NUL, and for the lone surrogates that stand for bytes which are not UTF-8."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
-
-
-def _problem(field: str, found: object, expected: str, remedy: str) -> ManifestError:
-    return ManifestError(f"{field}: found {_shown(found)}, expected {expected}; {remedy}.")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 
 from tfsound.datasets import generated
-from tfsound.datasets.manifest import AdapterResult, ManifestRow, write_manifest
+from tfsound.datasets.manifest import write_manifest
+from tfsound.datasets.manifest_rows import AdapterResult, ManifestRow
 
 SAMPLE_RATE = 16000
 _VERSION = 1  # Raised whenever the same parameters would give other samples.

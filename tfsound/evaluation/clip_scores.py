@@ -177,13 +177,7 @@ def score_clips(
     if first is None:
         raise EvaluationError(f"{where} holds no labelled clip; label some, or name another fold.")
     segments = embed_segments(itertools.chain([first], labelled), score, mel_params)
-    unknown = sorted({name for names in segments.labels for name in names}.difference(class_names))
-    if unknown:
-        raise EvaluationError(
-            f"{where}: label {unknown[0]!r} is not among the {len(class_names)} class names of the "
-            "classifier; score clips with its classes only, or train one that knows that label."
-        )
-    labels, _ = label_matrix(segments.labels, class_names)
+    labels, _ = label_matrix(segments.labels, class_names, where=where)
     if not np.isfinite(segments.embeddings).all():
         raise EvaluationError(f"{where}: scores are no numbers; train the classifier anew.")
     if not (labels.any(axis=0) & ~labels.all(axis=0)).any():

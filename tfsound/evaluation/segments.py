@@ -147,13 +147,15 @@ def embed_segments(clips: Iterable[examples.Clip], embed: Embed, mel_params: mel
 
 
 def label_matrix(
-    labels: Iterable[tuple[str, ...]], class_names: Sequence[str] | None = None
+    labels: Iterable[tuple[str, ...]], class_names: Sequence[str] | None = None, *, where: str = "the clips"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Which segment has which class: bool (segments, classes), and the class names.
 
     Args:
       labels: of each segment.
-      class_names: (classes,), the columns; without, the classes that occur, sorted.
+      class_names: (classes,), the columns, such as those of a classifier; without, the classes that occur,
+        sorted.
+      where: what a message calls the segments.
 
     Raises:
       EvaluationError: a label is not among the class names.
@@ -164,7 +166,8 @@ def label_matrix(
     unknown = sorted(occurring.difference(names))
     if unknown:
         raise EvaluationError(
-            f"label {unknown[0]!r} is not among the {len(names)} class names; add it there."
+            f"{where}: label {unknown[0]!r} is not among the {len(names)} class names; score clips with "
+            "these only, or add it to the classes, and train a classifier that knows it."
         )
     columns = {name: column for column, name in enumerate(names)}
     matrix = np.zeros((len(labels), len(names)), bool)

@@ -63,12 +63,12 @@ class LabelledWindows:
         return np.bincount(self.row, minlength=len(self.row_labels)) @ (self.row_labels > 0)
 
     @property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """A hash of the windows and their labels, where the shards lie aside: what a run was trained on."""
-        digest = hashlib.blake2b("\x1f".join(self.class_names).encode(), digest_size=8)
+        hashed = hashlib.blake2b("\x1f".join(self.class_names).encode(), digest_size=8)
         for array in (self.shard, self.offset, self.row, self.row_labels):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+            hashed.update(np.ascontiguousarray(array).tobytes())
+        return hashed.hexdigest()
 
     def __str__(self) -> str:
         counts = self.num_windows_of_class

@@ -1,5 +1,6 @@
 """One opened audio stream, by libsndfile or by FFmpeg: native samples in order, errors with their time."""
 
+import abc
 import contextlib
 import dataclasses
 import math
@@ -57,7 +58,7 @@ class AudioInfo:
     codec: str
 
 
-class Sound:
+class Sound(abc.ABC):
     """An opened audio stream. `position` is the native index of the sample after the last one decoded."""
 
     info: AudioInfo
@@ -67,9 +68,9 @@ class Sound:
     def __init__(self, path: Path):
         self.path = path
 
+    @abc.abstractmethod
     def _decode(self, first: int) -> Iterator[np.ndarray]:
         """Yields float32 (samples, channels) from sample `first` or earlier, where it sets `position`."""
-        raise NotImplementedError
 
     def seconds(self, num_samples: int) -> float:
         return num_samples / self.info.sample_rate

@@ -105,7 +105,7 @@ def train_classifier(
     windows = _usable(windows, multi_label=multi_label, hard=hard)
     config |= {
         "class_names": list(windows.class_names), "num_windows": windows.num_windows,
-        "windows_fingerprint": windows.fingerprint,
+        "windows_digest": windows.digest,
     }  # fmt: skip
     print(windows, file=sys.stderr)
     model = runs.train_model(

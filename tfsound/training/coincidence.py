@@ -68,7 +68,7 @@ def train_coincidence(
     The paper trains ResNet-50 on pairs of at most 10 s apart, first on audio and image, goes on from there
     with both kinds of pairs, and then with clusters (sections 3.4 and 4): `start_from` names the run before.
     As there, two pairs of one recording that meet in a batch are negatives of each other: of n recordings,
-    about one negative in n is.
+    about one negative in n is false.
 
     Args:
       output: the run's folder.

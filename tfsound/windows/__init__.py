@@ -19,6 +19,7 @@ from tfsound.windows.buckets import (
     index_clip,
     uses_frames,
 )
+from tfsound.windows.limits import ImpossibleError, require_at_most
 from tfsound.windows.totals import (
     MAX_NAMED,
     BucketSummary,
@@ -34,6 +35,7 @@ __all__ = [
     "Bucket",
     "BucketSummary",
     "FrameLocation",
+    "ImpossibleError",
     "IndexPlan",
     "IndexedClip",
     "Totals",
@@ -43,6 +45,7 @@ __all__ = [
     "build_bucket",
     "find",
     "index_clip",
+    "require_at_most",
     "summarize",
     "uses_frames",
 ]
