@@ -1,6 +1,8 @@
 """Tests of tfsound.evaluation.classifiers: networks, the held-out recordings, standardisation, training."""
 
+import gc
 import re
+import weakref
 
 import keras
 import numpy as np
@@ -243,6 +245,16 @@ def test_a_loss_that_is_no_number_is_told(validation_fraction):
     )
     with pytest.raises(evaluation.EvaluationError, match=r"no longer a number .*lower learning_rate, 1e\+30"):
         evaluation.fit_classifier(make_windows(), evaluation.fully_connected(2, 4), options=options)
+
+
+def test_the_windows_are_let_go_after_training():
+    windows = make_windows()
+    classifier = evaluation.fit_classifier(windows, evaluation.fully_connected(1, 4), options=FAST)
+    held = weakref.ref(windows)
+    del windows
+    gc.collect()
+    assert held() is None
+    assert classifier.num_epochs
 
 
 def test_an_encoder_trains_from_scratch(monkeypatch):

@@ -8,7 +8,7 @@ Source: Jansen et al. 2018, section 4.4.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -145,11 +145,8 @@ def fit_classifier(
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
         jit_compile=False,  # compiling takes longer than a small network's training
     )
-    batches = _Batches(windows, rows, options.batch_size, rng)
-    stop = None
-    if held_out.any():
-        stop = _StopByPrecision(scorer, windows.select(np.flatnonzero(held_out)), options.patience)
-    num_epochs = _fit(model, batches, stop, options)
+    best = _BestWeights(scorer, windows.select(np.flatnonzero(held_out))) if held_out.any() else None
+    num_epochs = _fit(model, windows, rows, best, options, rng)
     return TrainedClassifier(
         scorer,
         num_epochs=num_epochs,
@@ -231,93 +228,77 @@ def _statistics(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.
     return mean, np.maximum(stddev, _LEAST_RELATIVE_STDDEV * typical)
 
 
-class _Batches(keras.utils.PyDataset):
-    """Batches of some windows, (features, labels), in a new order each epoch."""
-
-    def __init__(self, windows: LabelledWindows, rows: np.ndarray, batch_size: int, rng: np.random.Generator):
-        super().__init__()
-        self._windows, self._rows, self._batch_size, self._rng = windows, rows, batch_size, rng
-        self.on_epoch_end()
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._rows) / self._batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = self._rows[index * self._batch_size : (index + 1) * self._batch_size]
-        labels = self._windows.labels[self._windows.segment_index[rows]]
-        return self._windows.features[rows].astype(np.float32), labels.astype(np.float32)
-
-    def on_epoch_end(self) -> None:
-        self._rows = self._rng.permutation(self._rows)
+def _batches(
+    windows: LabelledWindows, rows: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (features, labels) of these rows, in their order."""
+    for start in range(0, len(rows), batch_size):
+        chosen = rows[start : start + batch_size]
+        labels = windows.labels[windows.segment_index[chosen]]
+        yield windows.features[chosen].astype(np.float32), labels.astype(np.float32)
 
 
-class _StopByPrecision(keras.callbacks.Callback):
-    """Stops when the mAP of held-out segments has not risen for `patience` epochs; keeps the best weights.
+class _BestWeights:
+    """The weights after the epoch at which the mAP of held-out segments was highest.
 
     By the mAP, because on a few hundred segments the loss turns long before the mAP does; of two epochs with
     the same mAP, as where few segments are held out, the one with the lower loss is better.
     """
 
-    def __init__(self, scorer: keras.Model, windows: LabelledWindows, patience: int):
-        super().__init__()
-        self._scorer, self._windows, self._patience = scorer, windows, patience
-        self._best, self._best_weights = (-math.inf, -math.inf), None
-        self._best_epoch = -1
+    def __init__(self, scorer: keras.Model, windows: LabelledWindows):
+        self._scorer, self._windows = scorer, windows
+        self._best, self._weights = (-math.inf, -math.inf), None
+        self.epoch = 0
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+    def measure(self, epoch: int) -> dict[str, float]:
+        """Takes the weights if they are better than those of all epochs before; returns the measures."""
         scores, labels = segment_scores(self._scorer, self._windows), self._windows.labels
-        if np.isnan(scores).any():
-            self.model.stop_training = True
-            return
         precision = metrics.mean_average_precision(labels, scores).mean
         loss = float(np.mean(keras.losses.binary_crossentropy(labels.astype(np.float32), scores)))
-        logs |= {"validation_mAP": precision, "validation_loss": loss}
         if (precision, -loss) > self._best:
-            self._best, self._best_epoch = (precision, -loss), epoch
-            self._best_weights = self._scorer.get_weights()
-        elif epoch - self._best_epoch >= self._patience:
-            self.model.stop_training = True
+            self._best, self.epoch = (precision, -loss), epoch
+            self._weights = self._scorer.get_weights()
+        return {"validation_mAP": precision, "validation_loss": loss}
 
-    def restore_best(self) -> int:
-        """Gives the network its best weights back; returns after how many epochs they came."""
-        self._scorer.set_weights(self._best_weights)
-        return self._best_epoch + 1
-
-
-class _Progress(keras.callbacks.Callback):
-    """One bar over the epochs, with the losses."""
-
-    def __init__(self, max_epochs: int):
-        super().__init__()
-        self._bar = tqdm(
-            total=max_epochs, desc="classifier", unit=" epochs", leave=False,
-            mininterval=training.progress_seconds(),
-        )  # fmt: skip
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        self._bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()}, refresh=False)
-        self._bar.update()
-
-    def close(self) -> None:
-        self._bar.close()
+    def restore(self) -> None:
+        self._scorer.set_weights(self._weights)
 
 
 def _fit(
-    model: keras.Model, batches: _Batches, stop: _StopByPrecision | None, options: TrainingOptions
+    model: keras.Model,
+    windows: LabelledWindows,
+    rows: np.ndarray,
+    best: _BestWeights | None,
+    options: TrainingOptions,
+    rng: np.random.Generator,
 ) -> int:
-    """Trains, and leaves the best weights in the model; returns after how many epochs they came."""
-    progress = _Progress(options.max_epochs)
-    callbacks = [keras.callbacks.TerminateOnNaN(), *([stop] if stop else []), progress]
-    try:
-        history = model.fit(batches, epochs=options.max_epochs, shuffle=False, verbose=0, callbacks=callbacks)
-    finally:
-        progress.close()
-    num_epochs = len(history.epoch)
-    # The last step of an epoch may spoil the weights after its loss was taken.
-    values = [history.history["loss"], *model.get_weights()]
-    if not all(np.isfinite(value).all() for value in values):
-        raise EvaluationError(
-            f"the loss is no longer a number after {num_epochs} epochs; lower learning_rate, "
-            f"{options.learning_rate} now."
-        )
-    return num_epochs if stop is None else stop.restore_best()
+    """Trains, and leaves the best weights in the model; returns after how many epochs they came.
+
+    Batch by batch, because `fit` hands NumPy batches through `tf.data.Dataset.from_generator`, which keeps
+    them, and all that they were taken from, for as long as the process lives.
+    """
+    progress = tqdm(
+        range(1, options.max_epochs + 1), desc="classifier", unit=" epochs", leave=False,
+        mininterval=training.progress_seconds(),
+    )  # fmt: skip
+    with progress:
+        for epoch in progress:
+            model.reset_metrics()
+            rows = rng.permutation(rows)
+            for batch in _batches(windows, rows, options.batch_size):
+                measures = model.train_on_batch(*batch, return_dict=True)
+            # The last step of an epoch may spoil the weights after its loss was taken.
+            if not all(np.isfinite(value).all() for value in [measures["loss"], *model.get_weights()]):
+                raise EvaluationError(
+                    f"the loss is no longer a number after {epoch} epochs; lower learning_rate, "
+                    f"{options.learning_rate} now."
+                )
+            if best:
+                measures = measures | best.measure(epoch)
+            progress.set_postfix({name: f"{value:.4f}" for name, value in measures.items()}, refresh=False)
+            if best and epoch - best.epoch >= options.patience:
+                break
+    if best is None:
+        return options.max_epochs
+    best.restore()
+    return best.epoch

@@ -14,6 +14,7 @@ class Scale:
     `unmined_learning_rate` (Jansen et al. 2018, section 4.2). `vgg` stands in the encoder's place where a
     paper's row is about it. `segments_per_class` are the numbers of labels that light supervision is measured
     with; the papers' is 20, which is a two-hundredth of what they have and most of a small data set.
+    Parameters are swept on the first `sweep_folds` of the `max_folds`.
 
     `budgets` are what simulated annotators are asked in all, as shares of the windows to learn from, one of a
     cluster; `random_budgets` the same, at random. Where n labels may be asked for there are
@@ -53,7 +54,7 @@ SCALES = {
     "small": Scale(
         encoder="resnet_small", vgg="vgg_small", num_examples=16_000, num_steps=1_000, batch_size=64,
         learning_rate=1e-3, unmined_learning_rate=1e-3, learning_rate_decay="cosine",
-        max_folds=5, sweep_folds=5, segments_per_class=(2, 5, 20), num_draws=3,
+        max_folds=5, sweep_folds=2, segments_per_class=(2, 5, 20), num_draws=3,
         budgets=(0.005, 0.01, 0.02, 0.05, 0.1), random_budgets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
         clusters_per_label=2.0, num_classifier_steps=500,
         classifier=evaluation.TrainingOptions(),
