@@ -159,8 +159,10 @@ class Estimate:
 
     def __str__(self) -> str:
         shown = ", ".join(f"{count:,} {constraint}" for constraint, count in self.counts.items())
+        # Three digits, and not as a power of ten where there are more before the point.
+        gigabytes = f"{float(f'{self.num_bytes / 1e9:.3g}'):,g}"
         return (
-            f"{sum(self.counts.values()):,} {self.kind} ({shown}), about {self.num_bytes / 1e9:.3g} GB "
+            f"{sum(self.counts.values()):,} {self.kind} ({shown}), about {gigabytes} GB "
             f"in {self.num_shards:,} files; nothing was written, nor any clip read to see whether there can "
             "be so many"
         )

@@ -98,9 +98,9 @@ def sample_triplets(
     The constraints of the 2018 paper, each with its default: `labels` (explicit labels, every class as
     often), `noise:0.5` (standard deviation), `translation:10` (most mel bins up or down; any time shift),
     `mixing:0.25` (weight of the negative), `proximity:10` (seconds between anchor and positive, less than).
-    Negatives come from another recording; no triplet comes twice unless repeats are allowed. The same
-    input, parameters and seed give the same records on any runner. Sets merge by listing their folders.
-    Flags that are not of this job go to Apache Beam.
+    Negatives come from another recording, under `labels` from a labelled one; no triplet comes twice unless
+    repeats are allowed. The same input, parameters and seed give the same records on any runner. Sets merge
+    by listing their folders. Flags that are not of this job go to Apache Beam.
 
     Args:
       clips: the folder of clip examples that the job `examples` made.

@@ -251,6 +251,8 @@ def test_a_dry_run_says_the_size_and_writes_nothing(clips, tmp_path):
         "200,000 proximity:2, 200,000 labels), about 37.4 GB in 489 files; nothing was written, nor any clip "
         "read to see whether there can be so many"
     )
+    many = sample(clips, tmp_path / "m", count=4 * 10**7, num_shards=0, dry_run=True, allow_repeats=True)
+    assert "about 1,500 GB in 19,532 files" in str(many)
 
 
 def test_repeats_where_they_are_allowed(clips, tmp_path):

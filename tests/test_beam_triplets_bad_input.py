@@ -80,7 +80,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(clips, tmp_path, opti
         ),
         (
             [
-                [make_clip("a", "r", 2, labels=("dog",), fold="1")],
+                [make_clip("a", "r", 2, labels=("dog", "owl"), fold="1")],
                 [make_clip("b", "s", 6), make_clip("c", "t", 1)],
             ],
             {"constraints": ("noise,labels",), "exclude_folds": ("1",)},
@@ -88,7 +88,13 @@ def test_bad_arguments_are_refused_before_anything_is_done(clips, tmp_path, opti
         ),
         (
             [[make_clip(name, name, 4, labels=("dog",)) for name in "ab"]], {"constraints": ("labels",)},
-            r"no class of .*clips has two windows .*found 'dog' \(8 windows\)\. Expected at least two",
+            r"'labels' was asked for, and the clips of .*clips have one label alone, 'dog': negatives need",
+        ),
+        (
+            [[make_clip("a", "r", 4, labels=("dog",)), make_clip("b", "s", 4, labels=("dog",)),
+              make_clip("c", "t", 4, labels=("owl",), fold="1")]],
+            {"constraints": ("labels",), "exclude_folds": ("1",)},
+            r"no class of .*clips has two windows .*found 'dog' \(8 windows\), 'owl' \(0 w.* at least two",
         ),
         (
             [[make_clip("a", "r", 1, labels=("dog",)), make_clip("b", "s", 1, labels=("owl",))]],

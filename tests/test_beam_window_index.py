@@ -234,7 +234,7 @@ def test_the_totals_come_back_as_they_were(tmp_path):
     assert loaded.num_recordings == totals.num_recordings
     assert loaded.num_recordings_with_frames == totals.num_recordings_with_frames == 0
     for name in (
-        "window_starts", "anchor_starts", "member_starts", "max_own_non_members",
+        "window_starts", "anchor_starts", "member_starts", "labelled_starts", "max_own_non_members",
         "num_recordings_used", "smallest_gap_seconds",
     ):  # fmt: skip
         np.testing.assert_array_equal(getattr(loaded, name), getattr(totals, name))

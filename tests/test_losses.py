@@ -37,7 +37,8 @@ def oracle_allowed(anchor_recording, negative_recording, anchor_label, negative_
     return np.array(
         [
             [
-                recording != other and not (label >= 0 and label in set(labels[labels >= 0]))
+                recording != other
+                and (label < 0 or ((labels >= 0).any() and label not in set(labels[labels >= 0])))
                 for other, labels in zip(negative_recording, negative_labels, strict=True)
             ]
             for recording, label in zip(anchor_recording, anchor_label, strict=True)
@@ -269,9 +270,10 @@ def test_where_tensorflow_addons_differs_it_does_as_the_docstring_says():
 def test_allowed_negatives_by_hand():
     anchor_label, negative_labels = [7, -2, 8], [[7, -1], [-1, -1], [8, 9]]
     found = losses.allowed_negatives(*map(np.array, ([1, 1, 2], [1, 2, 3], anchor_label, negative_labels)))
-    # Row 0 shares recording 1 with the first; row 1 too, and has no class; row 2 shares recording 2 with the
-    # second and class 8 with the third. Padding is no class.
-    np.testing.assert_array_equal(found, [[False, True, True], [False, True, True], [True, False, False]])
+    # Row 0 shares recording 1 with the first, and the second, which nobody labelled, may be of its class 7;
+    # row 1 shares recording 1, too, and has no class; row 2 shares recording 2 with the second and class 8
+    # with the third. Padding is no class.
+    np.testing.assert_array_equal(found, [[False, False, True], [False, True, True], [True, False, False]])
     found = losses.allowed_negatives(np.array([1, 2]), np.array([2, 3, 1]))
     np.testing.assert_array_equal(found, [[True, True, False], [False, True, True]])
 

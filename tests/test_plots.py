@@ -362,6 +362,17 @@ def test_plot_sweep_shows_mean_spread_and_the_paper():
     np.testing.assert_allclose(theirs.lines[0].get_ydata(), [0.45, 0.48])
     assert [tick.get_text() for tick in ours.get_xticklabels()] == ["0.1", "0.5"]
     assert ours.get_xlabel() == "noise_stddev"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "ours, mean ± standard deviation over folds", "the paper"
+    ]  # fmt: skip
+
+
+def test_a_single_fold_has_no_spread():
+    figure = plots.plot_sweep([0.1, 0.5], [[0.3], [0.5]], [0.4, 0.5], parameter_name="S", score_name="mAP")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "the paper"]
+    (bars,) = figure.axes[0].collections
+    assert not any(len(segment) for segment in bars.get_segments())
 
 
 def test_plot_sweep_needs_a_score_a_value():

@@ -132,6 +132,41 @@ def test_energies_add_up_where_float16_would_not():
     np.testing.assert_allclose(sampling.mixed(soft, loud, 0.5), 1.5e-4, rtol=1e-3)
 
 
+# What no equation is for: it would be NaN, a negative energy or silence without a word.
+
+
+@pytest.mark.parametrize("value", [-0.25, math.nan, math.inf, "0.25", None])
+def test_the_equations_refuse_what_is_no_sigma_or_alpha(value):
+    x = energies(11)
+    with pytest.raises(ValueError, match=r"noise_stddev must be a number from 0 to 1e\+06, got"):
+        sampling.noisy(x, value, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"mixing_weight must be a number from 0 to 1e\+06, got"):
+        sampling.mixed(x, energies(12), value)
+
+
+@pytest.mark.parametrize("shift", [6, -6, 7, -7, 100])
+def test_translated_refuses_a_shift_that_leaves_nothing(shift):
+    message = f"frequency_shift must be less than the 6 mel bins, up or down, got {shift}: nothing"
+    with pytest.raises(ValueError, match=message):
+        sampling.translated(energies(11), 0, shift)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (sampling.Noise, "noise_stddev must be a number from 0.001"),
+        (sampling.Mixing, "mixing_weight must be a number from 0.001"),
+        (sampling.Translation, "max_frequency_shift_bins must be a number from 0"),
+        (sampling.Proximity, "max_time_gap_seconds must be positive"),
+        (sampling.Coincidence, "max_time_gap_seconds must be positive"),
+    ],
+)
+@pytest.mark.parametrize("value", ["10", None, [1.0]])
+def test_a_parameter_that_is_no_number_is_refused(make, message, value):
+    with pytest.raises(ValueError, match=message):
+        make(value)
+
+
 # Silence, in every constraint.
 
 

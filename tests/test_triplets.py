@@ -55,6 +55,7 @@ def require_what_the_constraint_says(found: triplets.Draw) -> None:
         assert found.label_class in anchor.classes
         assert found.label_class in positive.classes
         assert found.label_class not in negative.classes
+        assert negative.classes  # of what nobody labelled, nothing is known
         assert positive != anchor
     elif found.constraint.name == "proximity":
         assert positive.ref.recording_id == anchor.ref.recording_id

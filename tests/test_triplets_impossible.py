@@ -113,7 +113,8 @@ def info_of(num_windows, class_names=()):
         ),
         ("translation:1", 289, 4, "", "of which 288 triplets under translation:1 "),
         ("proximity", 25, 4, "", "of which 24 triplets under proximity:10 "),
-        ("labels", 25, 4, "x", "of which 24 triplets under labels "),
+        ("labels", 25, 4, "xy", "of which 24 triplets under labels "),
+        ("labels", 1, 4, "x", "clips of here have one label alone, 'x': negatives need another; label more"),
     ],
 )
 def test_what_the_sidecar_shows_is_said_before_any_clip_is_read(

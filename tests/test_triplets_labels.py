@@ -9,7 +9,7 @@ from scipy import stats
 from test_triplets import NUM_FRAMES, draw, index_for, key_of, make_plan, require_what_the_constraint_says
 from test_windows import indexed, make_index
 
-from tfsound import triplets
+from tfsound import triplets, windows
 
 # "both" is of two classes, "changing" holds clips of different ones, "plain" is not labelled.
 CLIPS = (
@@ -33,7 +33,7 @@ def test_triplets_of_clips_with_several_labels():
         of_class = [triplet for triplet in found if triplet.label_class == label_class]
         assert {t.anchor.ref.recording_id for t in of_class} == owners
         assert {t.positive.ref.recording_id for t in of_class} == owners
-        others = {clip.clip_id for clip in CLIPS if label_class not in clip.classes}
+        others = {clip.clip_id for clip in CLIPS if clip.classes and label_class not in clip.classes}
         assert {t.negative.ref.clip_id for t in of_class} == others
     # Windows of one recording may be anchor and positive, and of one class a negative of the other's.
     pairs = {(t.anchor.ref.recording_id, t.positive.ref.recording_id) for t in found}
@@ -42,6 +42,21 @@ def test_triplets_of_clips_with_several_labels():
         "both",
         "dog",
     }
+
+
+def test_a_window_that_nobody_labelled_is_no_negative():
+    """It may be of the class: section 3.2.1 draws anchors, positives and negatives from labelled examples."""
+    clips = [indexed(f"x{n}", f"x{n}", 2, classes=(0,)) for n in range(3)]
+    clips += [indexed(f"plain{n}", f"plain{n}", 5) for n in range(20)]
+    plan = make_plan(["labels"], 30, class_names=("x", "y"))
+    with pytest.raises(windows.ImpossibleError, match="no class of here has two windows and a window of oth"):
+        triplets.require_possible(plan, index_for(clips, plan).totals, NUM_FRAMES, "here")
+    clips.append(indexed("y", "y", 2, classes=(1,)))
+    found = draw(clips, plan)
+    assert collections.Counter(t.label_class for t in found) == {0: 15, 1: 15}
+    assert not any(t.negative.ref.recording_id.startswith("plain") for t in found)
+    # 6 anchors of x, 5 positives each, 2 negatives; 2 of y, 1 positive each, 6 negatives.
+    assert triplets.capacity(plan, index_for(clips, plan).totals, NUM_FRAMES) == (2 * 12,)
 
 
 def test_a_class_with_one_example_is_left_out_and_serves_as_a_negative():
@@ -150,7 +165,7 @@ def test_classes_without_triplets_are_named_with_the_reason():
     plan = make_plan(["labels", "noise"], 12, class_names=("even", "odd", "rare", "absent"))
     found = triplets.classes_without_triplets(plan, index_for(clips, plan).totals)
     assert found == {
-        "even": "One of its windows has no negative: no window without the label in another recording.",
+        "even": "One of its windows has no negative: no window of other labels alone in another recording.",
         "rare": "It has 1 window, expected two: an anchor and another as its positive.",
         "absent": "It has no window, expected two: an anchor and another as its positive.",
     }

@@ -104,7 +104,7 @@ def test_members_and_others_are_found_by_their_number(clips, bits):
     expected = windows_of(clips)
     for label_class in range(4):
         members = [at for at in expected if label_class in at.classes]
-        others = [at for at in expected if label_class not in at.classes]
+        others = [at for at in expected if at.classes and label_class not in at.classes]
         assert index.totals.num_members(label_class) == len(members)
         found = []
         for rank in range(len(members)):
@@ -159,7 +159,7 @@ def test_the_most_windows_of_a_members_recording_that_are_not_of_its_class(clips
     index, every = make_index(clips, num_classes=5, bits=bits), windows_of(clips)
     for label_class in range(5):
         own = [
-            sum(label_class not in other.classes for other in own_windows(at, every))
+            sum(bool(other.classes) and label_class not in other.classes for other in own_windows(at, every))
             for at in every
             if label_class in at.classes
         ]
@@ -205,9 +205,10 @@ def test_anchors_are_kept_by_constraint():
 def test_members_by_hand():
     bucket = hand_made_bucket()
     assert [bucket.members(label).tolist() for label in range(4)] == [[1, 3], [], [0, 1, 2, 3], []]
-    assert [bucket.non_member(0, rank) for rank in range(3)] == [0, 2, 4]
-    assert [bucket.non_member(1, rank) for rank in range(5)] == [0, 1, 2, 3, 4]
-    assert bucket.non_member(2, 0) == 4
+    # Window 4 has no class: it is no non-member either.
+    assert bucket.labelled.tolist() == [0, 1, 2, 3]
+    assert [bucket.non_member(0, rank) for rank in range(2)] == [0, 2]
+    assert [bucket.non_member(1, rank) for rank in range(4)] == [0, 1, 2, 3]
 
 
 FRAMES = st.lists(st.integers(-4, 40).map(lambda place: place * STEP / 4), max_size=4)
@@ -272,6 +273,7 @@ def test_a_summary_survives_json():
     bucket = hand_made_bucket()
     summary = windows.summarize(3, bucket, [sampling.Proximity(0.06), sampling.Noise()], 3)
     assert summary.num_members == [2, 0, 4]
+    assert summary.num_labelled == 4
     assert summary.max_own_non_members == [2, 0, 0]
     again = windows.BucketSummary(**json.loads(json.dumps(dataclasses.asdict(summary))))
     first, second = (windows.add_up([s], 4, 2, 3) for s in (summary, again))

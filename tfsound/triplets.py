@@ -86,9 +86,9 @@ class Draw:
 
 
 def eligible_classes(totals: windows.Totals) -> np.ndarray:
-    """The classes that triplets can be made of: two windows or more, and one without it elsewhere."""
+    """The classes that triplets can be made of: two windows or more, and one of other labels elsewhere."""
     num_members = totals.member_starts[:, -1]
-    num_others = totals.num_windows - num_members - totals.max_own_non_members
+    num_others = totals.num_labelled - num_members - totals.max_own_non_members
     return np.flatnonzero((num_members >= 2) & (num_others >= 1))
 
 
@@ -106,7 +106,7 @@ def _capacity(constraint, plan: Plan, totals: windows.Totals, num_frames: int) -
         classes = eligible_classes(totals)
         sizes = [totals.num_members(label_class) for label_class in classes]
         others = [
-            totals.num_windows - size - int(totals.max_own_non_members[label_class])
+            totals.num_labelled - size - int(totals.max_own_non_members[label_class])
             for label_class, size in zip(classes, sizes, strict=True)
         ]
         triplets = [size * (size - 1) * other for size, other in zip(sizes, others, strict=True)]
@@ -157,6 +157,11 @@ def require_plausible(
     """
     if plan.uses_labels and not plan.class_names:
         raise _no_labels(where)
+    if plan.uses_labels and len(plan.class_names) == 1:
+        raise windows.ImpossibleError(
+            f"the constraint 'labels' was asked for, and the clips of {where} have one label alone, "
+            f"{plan.class_names[0]!r}: negatives need another; label more, or take other constraints."
+        )
     for constraint, count in zip(plan.constraints, plan.counts, strict=True):
         windows.require_at_most(
             _most_of_windows(constraint, info.num_windows, info.mel_params.context_frames),
@@ -193,8 +198,8 @@ def _require_classes(plan: Plan, totals: windows.Totals, where: str) -> None:
         sizes = {name: totals.num_members(number) for number, name in enumerate(plan.class_names)}
         shown = ", ".join(f"{name!r} ({size} windows)" for name, size in list(sizes.items())[:5])
         raise windows.ImpossibleError(
-            f"no class of {where} has two windows and a window without it in another recording, so explicit "
-            f"labels make no triplet; found {shown}. Expected at least two classes."
+            f"no class of {where} has two windows and a window of other labels in another recording, so "
+            f"explicit labels make no triplet; found {shown}. Expected at least two classes."
         )
 
 
@@ -208,7 +213,7 @@ def classes_without_triplets(plan: Plan, totals: windows.Totals) -> dict[str, st
 
 def _why_left_out(num_members: int) -> str:
     if num_members >= 2:
-        return "One of its windows has no negative: no window without the label in another recording."
+        return "One of its windows has no negative: no window of other labels alone in another recording."
     return f"It has {num_members or 'no'} window, expected two: an anchor and another as its positive."
 
 
@@ -281,10 +286,10 @@ class _Drawing:
             anchor = int(members[rank_in_bucket])
             draw.anchor = held.location(anchor)
             start, end = held.recording_range(anchor)
-            members_before, members_to_end = members.searchsorted([start, end]).tolist()
             non_member_starts = self._totals.non_member_starts(label_class)
-            own_start = int(non_member_starts[bucket]) + start - members_before
-            own_count = end - start - (members_to_end - members_before)
+            before, to_end = held.labelled.searchsorted([start, end]) - members.searchsorted([start, end])
+            own_start = int(non_member_starts[bucket]) + int(before)
+            own_count = int(to_end - before)
             sizes = (int(starts[-1]) - 1, int(non_member_starts[-1]) - own_count)
             choice_key = sampling.stable_hash(class_key, rank)
             positive, negative = sampling.choose(times_used, sizes, choice_key)

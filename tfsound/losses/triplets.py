@@ -78,8 +78,10 @@ def allowed_negatives(
 ) -> tf.Tensor:
     """Tells which of a batch's negatives may serve which anchor.
 
-    Those of another recording, and, where anchor and positive share a class, without that class:
-    `anchor_recording != negative_recording and anchor_label not in negative_labels`
+    Those of another recording, and, where anchor and positive share a class, labelled and not with it:
+    `anchor_recording != negative_recording`, and
+    `anchor_label < 0 or (any(negative_labels >= 0) and anchor_label not in negative_labels)`.
+    What nobody labelled may be of the class.
 
     Args:
       anchor_recording: int64, (batch,).
@@ -93,7 +95,8 @@ def allowed_negatives(
     Raises:
       ValueError: one of `anchor_label` and `negative_labels` is missing.
 
-    Source: Jansen et al. 2018, sections 3.2.1 (`y_n != c`) and 3.2.5 (another recording).
+    Source: Jansen et al. 2018, sections 3.2.1 (`(x_n, y_n)` of the labelled examples, `y_n != c`) and 3.2.5
+    (another recording).
     """
     if (anchor_label is None) != (negative_labels is None):
         missing = "anchor_label" if anchor_label is None else "negative_labels"
@@ -103,12 +106,14 @@ def allowed_negatives(
     is_other_recording = anchor_recording[:, None] != negative_recording
     if anchor_label is None:
         return is_other_recording
+    is_labelled = tf.reduce_any(negative_labels >= 0, axis=1)
+    may_serve = is_other_recording & ((anchor_label[:, None] < 0) | is_labelled)
 
     # One column of labels at a time: all at once would take max_labels times the memory.
     def without_column(is_allowed: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return is_allowed & (anchor_label[:, None] != labels)
 
-    return tf.foldl(without_column, tf.transpose(negative_labels), initializer=is_other_recording)
+    return tf.foldl(without_column, tf.transpose(negative_labels), initializer=may_serve)
 
 
 def semi_hard_negatives(

@@ -165,7 +165,7 @@ def plot_budgets(
                 f"{name}: needs scores for each number of labels, above 0, got {len(scores)} for "
                 f"{list(budgets)}."
             )
-        spreads = [np.std(row, ddof=1) if len(row) > 1 else 0.0 for row in scores]
+        spreads = _spreads(scores)
         means = [np.mean(row) for row in scores]
         axes.errorbar(budgets, means, yerr=spreads, marker=marker, capsize=3, label=name)
     axes.set_xscale("log")
@@ -202,7 +202,7 @@ def plot_sweep(
     figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(len(values))
-    spreads = [np.std(row, ddof=1) if len(row) > 1 else 0.0 for row in scores]
+    spreads = _spreads(scores)
     ours = axes.errorbar(
         places, [np.mean(row) for row in scores], yerr=spreads, color=BLUE, marker="o", capsize=4
     )
@@ -212,5 +212,12 @@ def plot_sweep(
     axes.set_xlabel(parameter_name)
     axes.set_ylabel(f"{score_name}, ours", color=BLUE)
     other.set_ylabel(f"{score_name}, the paper's (AudioSet)", color=WRONG)
-    axes.legend([ours, theirs], ["ours, mean ± standard deviation over folds", "the paper"], loc="best")
+    shown = "ours" if np.isnan(spreads).all() else "ours, mean ± standard deviation over folds"
+    # Outside, because neither axis knows where the other's points are.
+    figure.legend([ours, theirs], [shown, "the paper"], loc="outside upper center", ncols=2)
     return figure
+
+
+def _spreads(scores: Sequence[Sequence[float]]) -> list[float]:
+    """The standard deviation of each row; NaN, which is not drawn, of a single score: unknown, not zero."""
+    return [float(np.std(row, ddof=1)) if len(row) > 1 else np.nan for row in scores]

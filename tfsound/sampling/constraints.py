@@ -5,12 +5,34 @@ Source: Jansen et al. 2018, section 3.2; Jansen et al. 2020, section 3.1.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from tfsound.sampling.draws import outside, random_generator
+
+# Below, the positive would all but equal its anchor: energies are stored as float16, which keeps 11 bits.
+_MIN_PARAMETER = 1e-3
+# Noise or mixtures beyond it would leave float32, and nothing of the sound is left long before.
+_MAX_PARAMETER = 1e6
+
+
+def _require_number(name: str, value: float, *, least: float) -> None:
+    is_number = isinstance(value, numbers.Real)
+    if not (is_number and least <= value <= _MAX_PARAMETER):
+        is_lost = is_number and 0 < value < least
+        reason = " (less is lost in the float16 of stored energies)" if is_lost else ""
+        raise ValueError(
+            f"{name} must be a number from {least:g} to {_MAX_PARAMETER:g}{reason}, got {value!r}."
+        )
+
+
+def _require_gap(max_time_gap_seconds: float) -> None:
+    if not (isinstance(max_time_gap_seconds, numbers.Real) and max_time_gap_seconds > 0):
+        raise ValueError(f"max_time_gap_seconds must be positive, got {max_time_gap_seconds!r}.")
+
 
 # What the constraints do to energies, an equation each.
 
@@ -22,12 +44,17 @@ def noisy(energies: np.ndarray, noise_stddev: float, rng: np.random.Generator) -
 
     Args:
       energies: (frames, mel_bins).
+      noise_stddev: sigma, at least 0.
 
     Returns:
       float32, (frames, mel_bins).
 
+    Raises:
+      ValueError: a sigma that is no number, or out of range.
+
     Source: Jansen et al. 2018, section 3.2.2.
     """
+    _require_number("noise_stddev", noise_stddev, least=0)
     noise = rng.standard_normal(energies.shape, np.float32)
     return energies * (1 + np.abs(np.float32(noise_stddev) * noise))
 
@@ -42,12 +69,21 @@ def translated(energies: np.ndarray, time_shift: int, frequency_shift: int) -> n
       time_shift: frames; what leaves at the end comes in at the start.
       frequency_shift: mel bins, less than there are.
 
+    Raises:
+      ValueError: a frequency shift that leaves nothing of a window.
+
     Source: Jansen et al. 2018, section 3.2.3.
     """
+    mel_bins = energies.shape[1]
+    if abs(frequency_shift) >= mel_bins:
+        raise ValueError(
+            f"frequency_shift must be less than the {mel_bins} mel bins, up or down, got {frequency_shift}: "
+            "nothing of a window would be left."
+        )
     rolled = np.roll(energies, time_shift, axis=0)
     shifted = np.zeros_like(rolled)
     if frequency_shift >= 0:
-        shifted[:, frequency_shift:] = rolled[:, : rolled.shape[1] - frequency_shift]
+        shifted[:, frequency_shift:] = rolled[:, : mel_bins - frequency_shift]
     else:
         shifted[:, :frequency_shift] = rolled[:, -frequency_shift:]
     return shifted
@@ -60,12 +96,17 @@ def mixed(anchor: np.ndarray, negative: np.ndarray, mixing_weight: float) -> np.
 
     Args:
       anchor, negative: (frames, mel_bins).
+      mixing_weight: alpha, at least 0.
 
     Returns:
       float32, (frames, mel_bins).
 
+    Raises:
+      ValueError: an alpha that is no number, or out of range.
+
     Source: Jansen et al. 2018, section 3.2.4.
     """
+    _require_number("mixing_weight", mixing_weight, least=0)
     anchor_energy, negative_energy = anchor.sum(dtype=np.float64), negative.sum(dtype=np.float64)
     if negative_energy == 0:
         return anchor.astype(np.float32)
@@ -109,20 +150,6 @@ class _OfAnchor:
 
     def num_alterations(self, num_frames: int) -> int | None:
         return 1
-
-
-# Below, the positive would all but equal its anchor: energies are stored as float16, which keeps 11 bits.
-_MIN_PARAMETER = 1e-3
-# Noise or mixtures beyond it would leave float32, and nothing of the sound is left long before.
-_MAX_PARAMETER = 1e6
-
-
-def _require_number(name: str, value: float, *, least: float) -> None:
-    if not least <= value <= _MAX_PARAMETER:
-        reason = " (less is lost in the float16 of stored energies)" if 0 < value < least else ""
-        raise ValueError(
-            f"{name} must be a number from {least:g} to {_MAX_PARAMETER:g}{reason}, got {value}."
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +236,7 @@ class Proximity:
     is_minable = True
 
     def __post_init__(self):
-        if not self.max_time_gap_seconds > 0:
-            raise ValueError(f"max_time_gap_seconds must be positive, got {self.max_time_gap_seconds}.")
+        _require_gap(self.max_time_gap_seconds)
 
     def _near(self, start_seconds: np.ndarray, anchor: int | np.ndarray) -> tuple:
         time = start_seconds[anchor]
@@ -249,8 +275,7 @@ class Coincidence:
     name = "coincidence"
 
     def __post_init__(self):
-        if not self.max_time_gap_seconds > 0:
-            raise ValueError(f"max_time_gap_seconds must be positive, got {self.max_time_gap_seconds}.")
+        _require_gap(self.max_time_gap_seconds)
 
     def _near(self, start_seconds: float | np.ndarray, frame_seconds: np.ndarray) -> tuple:
         centre = start_seconds + self.window_seconds / 2
@@ -281,10 +306,10 @@ class Coincidence:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Anchor and positive have a label in common, which the negative does not have.
+    """Anchor and positive have a label in common; the negative has labels, and not that one.
 
     Every class gets an equal number of triplets, however many windows it has. The negative is of another
-    recording, too.
+    recording, too. A window that nobody labelled is neither: it may well be of the class.
 
     Source: Jansen et al. 2018, section 3.2.1.
     """

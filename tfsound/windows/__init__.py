@@ -3,7 +3,8 @@
 Windows have a global index: recordings in the order of a hash of their ids, the windows of a recording in
 the order of time. The index is cut by that hash into buckets, and `Totals` says how many windows, anchors
 and members of a class each bucket holds. So any window, any anchor and any member (or non-member) of a
-class can be found by its number while one bucket is in memory. The frames of a recording, in the order of
+class can be found by its number while one bucket is in memory. A window without any class is no non-member:
+of what nobody labelled, nothing is known. The frames of a recording, in the order of
 time, are in the bucket of its windows.
 
 Classes are numbers into the set's sorted label names.

@@ -164,11 +164,20 @@ class Bucket:
         first, last = classes.searchsorted([label_class, label_class + 1])
         return windows[first:last]
 
+    @functools.cached_property
+    def labelled(self) -> np.ndarray:
+        """The windows that have any class, ascending."""
+        return np.flatnonzero(np.diff(self.clip_class_starts)[self.window_clip])
+
     def non_member(self, label_class: int, rank: int) -> int:
-        """Number `rank` of the windows that are not of a class."""
-        members = self.members(label_class)
-        # Before member number i stand members[i] - i windows of other classes.
-        return rank + bisect.bisect_right(range(len(members)), rank, key=lambda i: int(members[i]) - i)
+        """Number `rank` of the labelled windows that are not of a class."""
+        members, labelled = self.members(label_class), self.labelled
+
+        def num_others_before(member: int) -> int:
+            return int(labelled.searchsorted(members[member])) - member
+
+        place = rank + bisect.bisect_right(range(len(members)), rank, key=num_others_before)
+        return int(labelled[place])
 
     def location(self, window: int) -> WindowLocation:
         clip = self.window_clip[window]

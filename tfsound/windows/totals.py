@@ -21,8 +21,9 @@ class BucketSummary:
 
     `scarcest`: by constraint, (number of positives, windows of the own recording) of the anchors for which
     the fewest triplets may exist; which of them it is depends on how many windows there are in all.
-    `num_members`, by class; `max_own_non_members`, by class: of all recordings with a member, the most
-    windows that are not of the class. `num_recordings_used`, by constraint: recordings with an anchor;
+    `num_members`, by class; `num_labelled`: windows of any class, 0 where classes are not counted;
+    `max_own_non_members`, by class: of all recordings with a member, the most labelled windows that are not
+    of the class. `num_recordings_used`, by constraint: recordings with an anchor;
     `unused`: some of the others, the first in the global order, as fields of `UnusedRecording`.
     `smallest_gap_seconds`: by constraint, of all windows and frames of one recording, the nearest times;
     infinite where no window has a frame, or the constraint asks for none.
@@ -34,6 +35,7 @@ class BucketSummary:
     num_anchors: list[int]
     scarcest: list[list[tuple[int, int]]]
     num_members: list[int]
+    num_labelled: int
     max_own_non_members: list[int]
     num_recordings_used: list[int]
     unused: list[list[tuple]]
@@ -69,6 +71,7 @@ def summarize(
         num_anchors=np.diff(bucket.anchor_starts).tolist(),
         scarcest=[_scarcest(bucket, constraint) for constraint in constraints],
         num_members=num_members.tolist(),
+        num_labelled=len(bucket.labelled) if num_classes else 0,
         max_own_non_members=max_own_non_members.tolist(),
         num_recordings_used=[len(recordings) for recordings in used],
         unused=[_unused(bucket, *of_constraint) for of_constraint in zip(used, gaps, strict=True)],
@@ -114,7 +117,7 @@ def _class_counts(bucket: Bucket, num_classes: int) -> tuple[np.ndarray, np.ndar
     recordings = bucket.recording_starts.searchsorted(windows, side="right") - 1
     pairs, counts = np.unique(np.stack([classes, recordings]), axis=1, return_counts=True)
     max_own_non_members = np.zeros(num_classes, np.int64)
-    own = np.diff(bucket.recording_starts)[pairs[1]] - counts
+    own = np.diff(bucket.labelled.searchsorted(bucket.recording_starts))[pairs[1]] - counts
     np.maximum.at(max_own_non_members, pairs[0], own)
     return np.bincount(classes, minlength=num_classes), max_own_non_members
 
@@ -143,14 +146,16 @@ class Totals:
     """What all buckets hold, and where each bucket's begin: the last entry of `*_starts` is the sum.
 
     `window_starts`: (num_buckets + 1,); `anchor_starts`: (num_constraints, num_buckets + 1);
-    `member_starts`: (num_classes, num_buckets + 1). `scarcest`, `num_recordings_used`, `unused` (at most
-    `MAX_NAMED` of each constraint) and `smallest_gap_seconds`, by constraint: see `BucketSummary`.
+    `member_starts`: (num_classes, num_buckets + 1); `labelled_starts`: (num_buckets + 1,). `scarcest`,
+    `num_recordings_used`, `unused` (at most `MAX_NAMED` of each constraint) and `smallest_gap_seconds`, by
+    constraint: see `BucketSummary`.
     """
 
     num_recordings: int
     window_starts: np.ndarray
     anchor_starts: np.ndarray
     member_starts: np.ndarray
+    labelled_starts: np.ndarray
     max_own_non_members: np.ndarray
     scarcest: tuple[tuple[tuple[int, int], ...], ...]
     num_recordings_used: np.ndarray
@@ -166,6 +171,10 @@ class Totals:
     def num_windows(self) -> int:
         return int(self.window_starts[-1])
 
+    @property
+    def num_labelled(self) -> int:
+        return int(self.labelled_starts[-1])
+
     def num_anchors(self, constraint: int) -> int:
         return int(self.anchor_starts[constraint, -1])
 
@@ -173,7 +182,7 @@ class Totals:
         return int(self.member_starts[label_class, -1])
 
     def non_member_starts(self, label_class: int) -> np.ndarray:
-        return self.window_starts - self.member_starts[label_class]
+        return self.labelled_starts - self.member_starts[label_class]
 
 
 def add_up(
@@ -183,6 +192,7 @@ def add_up(
     windows = np.zeros(num_buckets + 1, np.int64)
     anchors = np.zeros((num_constraints, num_buckets + 1), np.int64)
     members = np.zeros((num_classes, num_buckets + 1), np.int64)
+    labelled = np.zeros(num_buckets + 1, np.int64)
     own = np.zeros(num_classes, np.int64)
     num_recordings = num_with_frames = 0
     used = np.zeros(num_constraints, np.int64)
@@ -193,6 +203,7 @@ def add_up(
         windows[1 + summary.bucket] = summary.num_windows
         anchors[:, 1 + summary.bucket] = summary.num_anchors
         members[:, 1 + summary.bucket] = summary.num_members
+        labelled[1 + summary.bucket] = summary.num_labelled
         own = np.maximum(own, summary.max_own_non_members)
         num_recordings += summary.num_recordings
         num_with_frames += summary.num_recordings_with_frames
@@ -207,6 +218,7 @@ def add_up(
         window_starts=windows.cumsum(),
         anchor_starts=anchors.cumsum(axis=1),
         member_starts=members.cumsum(axis=1),
+        labelled_starts=labelled.cumsum(),
         max_own_non_members=own,
         scarcest=tuple(tuple(sorted(set(pairs))) for pairs in scarcest),
         num_recordings_used=used,
