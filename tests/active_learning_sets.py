@@ -22,6 +22,14 @@ def make_windows(clusters, *, prefix="clip"):
     )
 
 
+def window_keys(windows):
+    """What tells each window from others, as `Question.key` does."""
+    return [
+        (str(windows.clip_ids[clip]), round(1000 * start))
+        for clip, start in zip(windows.clip_index, windows.start_seconds, strict=True)
+    ]
+
+
 def make_question(window, clusters, *, number, prefix="clip"):
     return al.Question(
         question_id=f"q{number:04d}",

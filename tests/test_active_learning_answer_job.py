@@ -112,9 +112,17 @@ def test_contradicting_annotators_are_told_and_leave_the_question_unclear(tmp_pa
     summary = al.answers((str(tmp_path / "q"),), str(tmp_path / "1"))
     assert summary.conflicts == ("q0001",)
     assert "contradicting answers to 1 questions: q0001" in str(summary)
+    said = "q0001: 'b' said cat, 'a' said dog; "
+    assert str(summary).endswith(
+        f"\n  {said}none is used, for they contradict each other (--on-conflict last uses the last)"
+    )
+    assert (*summary.changed, len(summary.differences)) == (1,)
     dog = ("positive", ("dog",))
     assert kinds_of(tmp_path / "1") == {0: ("uncertain", ()), 2: dog, 3: dog}
-    al.answers((str(tmp_path / "q"),), str(tmp_path / "2"), on_conflict="last")
+    summary = al.answers((str(tmp_path / "q"),), str(tmp_path / "2"), on_conflict="last")
+    assert str(summary).endswith(f"\n  {said}dog is used, the last (--on-conflict last)")
+    info = json.loads((tmp_path / "2" / "labels.json").read_text())
+    assert (info["conflicts"], info["differences"]) == (["q0001"], list(summary.differences))
     assert kinds_of(tmp_path / "2") == {0: dog, 1: dog, 2: dog, 3: dog}
     with pytest.raises(al.ActiveLearningError, match="on_conflict must be one of"):
         al.answers((str(tmp_path / "q"),), str(tmp_path / "3"), on_conflict="never")
@@ -129,6 +137,42 @@ def test_changed_and_withdrawn_answers(tmp_path):
     summary = al.answers((str(tmp_path / "q"),), str(tmp_path / "labels"))
     assert (summary.num_answered, summary.conflicts) == (1, ())
     assert kinds_of(tmp_path / "labels") == {0: ("positive", ("cat",))}
+    assert summary.changed == ("q0001",)
+    assert str(summary).endswith(
+        "\nchanged answers to 1 questions: q0001\n  q0001: 'a' said dog, then cat; cat counts, the last"
+    )
+
+
+def test_of_one_annotators_answers_in_several_places_the_last_counts_and_that_is_said(tmp_path):
+    sets.write_set(tmp_path / "q", [0, 1, 2, 3])
+    sets.answer(tmp_path / "q", *((f"q000{n}", ("dog",)) for n in (1, 2, 3)), times=[EARLY] * 3)
+    shutil.copytree(tmp_path / "q", tmp_path / "copy")  # the same answers again are no change
+    sets.answer(tmp_path / "copy", ("q0002", ("cat", "rain")), times=[LATE])
+    sets.answer(tmp_path / "q", ("q0003", "withdrawn"), ("q0003", ("cat",)), times=[LATE, LATE])
+    (tmp_path / "given.csv").write_text(
+        f"question_id,labels,annotator,time\nq0004,dog,a,{LATE}\nq0004,cat,a,{EARLY}"
+    )
+    folders = (str(tmp_path / "q"), str(tmp_path / "copy"))
+    summary = al.answers(folders, str(tmp_path / "labels"), annotations=(str(tmp_path / "given.csv"),))
+    assert (summary.conflicts, summary.changed) == ((), ("q0002", "q0003", "q0004"))
+    assert summary.differences[0] == "q0002: 'a' said dog, then cat and rain; cat and rain counts, the last"
+    cat = ("positive", ("cat",))
+    assert kinds_of(tmp_path / "labels") == {
+        0: ("positive", ("dog",)), 1: ("positive", ("cat", "rain")), 2: cat, 3: cat,
+    }  # fmt: skip
+
+
+def test_of_many_differences_the_first_are_told_and_all_are_written(tmp_path):
+    sets.write_set(tmp_path / "q", range(8))
+    for annotator, said in (("a", ("dog",)), ("b\n", "none")):
+        sets.answer(tmp_path / "q", *((f"q000{n}", said) for n in range(1, 9)), annotator=annotator)
+    summary = al.answers((str(tmp_path / "q"),), str(tmp_path / "labels"))
+    lines = str(summary).splitlines()
+    assert lines[1] == "contradicting answers to 8 questions: q0001, q0002, q0003, q0004, q0005, ..."
+    assert lines[2].startswith("  q0001: 'a' said dog, 'b\\n' said none; none is used")
+    assert lines[-1] == f"  ... (all are in {tmp_path}/labels/labels.json)"
+    assert len(lines) == 8
+    assert len(json.loads((tmp_path / "labels" / "labels.json").read_text())["differences"]) == 8
 
 
 def test_an_answer_that_somebody_else_withdrew_does_not_count(tmp_path):

@@ -61,11 +61,20 @@ def test_paths_from_the_top():
         ("name,display_name\ndog\n", "line 2: found 1 fields, expected 2"),
         ('name\n"dog\n', "not CSV"),
         (b"d\xf6g\n", "not UTF-8 text"),
+        (
+            "cat\nr\xe9veil\n".encode("latin-1"),
+            r"found b'.xe9' in line 2; it may be Latin-1: save it as UTF-8, with `iconv -f WINDOWS-1252",
+        ),
+        ("dog\n".encode("utf-16"), "begins as UTF-16 does: save it as UTF-8, with `iconv -f UTF-16 -t UTF-8"),
+        (b"\xfe\xff" + "dog".encode("utf-16-be"), "in line 1; it begins as UTF-16 does"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "it holds zero bytes, as files that are no text do: name a text"),
     ],
 )  # fmt: skip
 def test_lists_that_cannot_be_used_say_why(tmp_path, text, message):
-    with pytest.raises(al.ActiveLearningError, match=message):
-        al.read_classes(write(tmp_path, text))
+    path = write(tmp_path, text)
+    with pytest.raises(al.ActiveLearningError, match=message) as error:
+        al.read_classes(path)
+    assert path in str(error.value)
 
 
 def test_a_list_that_cannot_be_read_back_is_not_written(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from coincidence_sets import SETTINGS, write_pairs
 
+from tests import active_learning_sets as sets
 from tests.test_active_learning_question_job import make
 from tfsound import active_learning as al
 from tfsound import evaluation, examples, training
@@ -69,11 +70,15 @@ def test_a_runs_own_head_makes_the_clusters(runs, real_clips, tmp_path):
     embed, mel_params = evaluation.load_embed(run)
     embeddings, windows = al.embed_clips(examples.iter_clips(real_clips), embed, mel_params)
     expected = dict(
-        zip(windows.window_keys(), training.load_cluster_head(run).assign(embeddings).tolist(), strict=True)
+        zip(
+            sets.window_keys(windows),
+            training.load_cluster_head(run).assign(embeddings).tolist(),
+            strict=True,
+        )
     )
     assert len(set(expected.values())) > 1, "one cluster tells nothing"
     found = al.read_windows(by_head)
-    assert dict(zip(found.window_keys(), found.cluster.tolist(), strict=True)) == expected
+    assert dict(zip(sets.window_keys(found), found.cluster.tolist(), strict=True)) == expected
     for options in ({}, {"num_clusters": 5, "cluster_by": "head"}):
         same = al.questions(
             real_clips, run, str(tmp_path / "same"), overwrite=True, num_questions=1, **options

@@ -52,7 +52,7 @@ def test_a_set_from_embeddings(tmp_path):
     assert sizes == sorted(sizes, reverse=True)
     assert all(question.end_seconds == 5.0 for question in read.questions)
     windows = al.read_windows(read)
-    clusters = dict(zip(windows.window_keys(), windows.cluster.tolist(), strict=True))
+    clusters = dict(zip(sets.window_keys(windows), windows.cluster.tolist(), strict=True))
     for question in read.questions:
         assert clusters[question.key] == question.cluster
         for neighbour in question.neighbours:
@@ -311,7 +311,7 @@ def test_the_job_asks_about_the_windows_of_clips(clips, tmp_path):
         for clip in examples.iter_clips(clips)
         for start in al.window_starts(clip.start_seconds, 3, 0.08)
     }
-    assert set(windows.window_keys()) == expected
+    assert set(sets.window_keys(windows)) == expected
     assert set(windows.recording_ids) == {f"recording-{n}" for n in range(12)}
     assert made.settings["clips"] == clips
     assert (tmp_path / "q" / "questions.json").exists()

@@ -76,7 +76,8 @@ def test_the_phases_of_the_paper_are_trained_one_from_the_other():
         | {
             "output": "OUT/4-classifier", "start_from": "OUT/3-clusters", "clips": "CLIPS",
             "labels": "LABELS", "exclude_folds": ("5",), "num_steps": 1000, "patience_intervals": 0,
-            "learning_rate_decay": "cosine",
+            "learning_rate_decay": "cosine", "multi_label": True, "hard": False,
+            "class_balance": "natural", "freeze": False,
         },
     )  # fmt: skip
 
@@ -383,6 +384,25 @@ def test_all_four_phases(clips, tmp_path):
     assert len(learn(clips, output, labels=others, **options).runs) == 4
 
 
+def test_a_classifier_phase_is_trained_as_its_fields_say(clips, tmp_path):
+    fields = {"multi_label": False, "hard": True, "class_balance": "uniform", "freeze": True}
+    phases = write_phases(tmp_path, AV_PHASE, CLASSIFIER_PHASE | fields)
+    output, options = str(tmp_path / "out"), {"phases": phases, **NETWORKS}
+    learn(clips, output, **options)
+    labels = label_clusters(clips, f"{output}/1-av", tmp_path, num_questions=12)
+    learn(clips, output, labels=labels, **options)
+    config = config_of(f"{output}/2-classifier")
+    assert {name: config[name] for name in fields} == fields
+    started, trained = (training.load_encoder(f"{output}/{run}")[0] for run in ("1-av", "2-classifier"))
+    for before, after in zip(started.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    scores = training.load_classifier(f"{output}/2-classifier")[0](np.zeros((3, *tiny.WINDOW), np.float32))
+    np.testing.assert_allclose(np.sum(scores, axis=1), 1, atol=1e-5)  # of classes that exclude each other
+    phases = write_phases(tmp_path, AV_PHASE, CLASSIFIER_PHASE | fields | {"freeze": False})
+    with pytest.raises(ValueError, match=r"\(classifier\.freeze: True then, False now\)"):
+        learn(clips, output, phases=phases, labels=labels, **NETWORKS)
+
+
 def test_a_run_on_triplets_starts_the_curriculum(sounds, tmp_path):
     triplets = tiny.write_triplets(tmp_path / "triplets", range(16))
     run = str(tmp_path / "run")
@@ -415,6 +435,12 @@ def test_what_is_given_wrongly_is_refused_before_anything_is_made(clips, whole, 
         learn(clips, output, labels=str(tmp_path))
     with pytest.raises(training.TrainingError, match="nowhere holds no trained encoder"):
         learn(clips, output, start_from="nowhere")
+    phases = write_phases(tmp_path, CLASSIFIER_PHASE | {"freeze": True})
+    with pytest.raises(
+        CurriculumError, match=r"phase 1 \(classifier\): freeze keeps an encoder that has learned nothing"
+    ):
+        learn(clips, output, phases=phases)
+    phases = write_phases(tmp_path, AV_PHASE)
     with pytest.raises(CurriculumError, match=r"num_clusters 7 was given, and no phase of .* has clusters"):
         learn(clips, output, phases=phases, num_clusters=7)
     assert not os.path.exists(output)

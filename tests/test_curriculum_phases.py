@@ -84,7 +84,11 @@ PAIR_PHASES = st.builds(Phase, name=NAMES, kind=st.just(COINCIDENCE), **NUMBERS,
 TRIPLET_PHASES = st.builds(
     Phase, name=NAMES, kind=st.just(TRIPLETS), constraints=st.just(("noise:0.5", "labels")), **NUMBERS
 )
-CLASSIFIER_PHASES = st.builds(Phase, name=NAMES, kind=st.just(CLASSIFIER), **NUMBERS)
+OF_CLASSIFIERS = {
+    "multi_label": st.booleans(), "hard": st.booleans(), "freeze": st.booleans(),
+    "class_balance": st.sampled_from(["natural", "uniform"]),
+}  # fmt: skip
+CLASSIFIER_PHASES = st.builds(Phase, name=NAMES, kind=st.just(CLASSIFIER), **NUMBERS, **OF_CLASSIFIERS)
 
 
 @st.composite
@@ -102,6 +106,9 @@ def test_weights_of_losses_add_up_to_1(phase):
     assert sum(weights.values()) == pytest.approx(1.0)
     assert min(weights.values()) >= 0
     assert len(weights) == len(phase.modalities) + (phase.num_clusters > 0)
+
+
+OF_CLASSIFIER = {"kind": CLASSIFIER, "modalities": ()}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,13 @@ def test_weights_of_losses_add_up_to_1(phase):
         ({"constraints": ("noise:1",)}, "constraints is no field of a phase of kind coincidence; remove it"),
         ({"kind": CLASSIFIER}, "modalities is no field of a phase of kind classifier; remove it"),
         ({"kind": TRIPLETS, "modalities": ()}, "constraints must be one word or several"),
+        ({"freeze": True}, "freeze is no field of a phase of kind coincidence; remove it"),
+        ({"multi_label": False}, "multi_label is no field of a phase of kind coincidence; remove it"),
+        ({"class_balance": "uniform"}, "class_balance is no field of a phase of kind coincidence"),
+        (OF_CLASSIFIER | {"class_balance": "even"}, "class_balance must be one of natural, uniform, got 'ev"),
+        (OF_CLASSIFIER | {"multi_label": 1}, "multi_label must be true or false, got 1"),
+        (OF_CLASSIFIER | {"hard": None}, "hard must be true or false, got None"),
+        (OF_CLASSIFIER | {"freeze": "yes"}, "freeze must be true or false, got 'yes'"),
     ],
 )
 def test_a_phase_that_is_none_is_refused(fields, message):

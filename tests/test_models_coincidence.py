@@ -167,11 +167,25 @@ def test_sound_alone_needs_no_image_encoder():
         model.pair_logits(np.zeros((2, *tiny.WINDOW)), np.zeros((2, *IMAGE)))
 
 
-@pytest.mark.parametrize("with_images", [True, False])
-def test_a_model_is_saved_and_loaded_with_its_optimizer(tmp_path, with_images):
-    kinds = ("audio_audio", "audio_image") if with_images else ("audio_audio",)
+def test_images_alone_need_no_head_of_sounds():
+    model = build_model(has_audio_audio=False)
+    assert set(model.parts) == {"audio_encoder", "image_encoder", "audio_image_head"}
+    assert model.audio_audio_head is None
+    history = model.fit(tf.data.Dataset.from_tensors(make_batch(kinds=("audio_image",))), verbose=0).history
+    assert set(history) == {"loss", "audio_image_loss", "audio_image_accuracy"}
+    with pytest.raises(ValueError, match=r"\(this model has no audio_audio_head\), got \['audio_audio'\]"):
+        model.train_step(make_batch(kinds=("audio_audio",)))
+    with pytest.raises(ValueError, match="has_audio_audio must be true without an image_encoder"):
+        build_model(with_images=False, has_audio_audio=False)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("audio_audio", "audio_image"), ("audio_audio",), ("audio_image",)], ids="-".join
+)
+def test_a_model_is_saved_and_loaded_with_its_optimizer(tmp_path, kinds):
     options = {"audio_audio_weight": 0.25, "negatives": "random", "block_size": 5, "seed": 3}
-    model = build_model("adam", with_images=with_images, **options)
+    options["has_audio_audio"] = "audio_audio" in kinds
+    model = build_model("adam", with_images="audio_image" in kinds, **options)
     data = tf.data.Dataset.from_tensors(make_batch(kinds=kinds))
     model.fit(data.repeat(3), verbose=0)
     model.save(tmp_path / "model.keras")

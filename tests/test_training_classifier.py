@@ -118,7 +118,7 @@ def test_from_questions_to_a_classifier(clips, triplet_run, tmp_path):
 
 def usable(labels, **options):
     """Labels by {window: confidences} of clips 0 and 1, as the loss would get them."""
-    windows = examples.LabelledWindows(
+    windows = examples.LabelledWindowIndex(
         paths=("shard",),
         shard=np.zeros(len(labels), np.int32),
         offset=np.arange(len(labels)),

@@ -167,6 +167,44 @@ def test_a_run_starts_from_the_weights_of_another(pairs, image_run, tmp_path, mo
     assert training.read_log(f"{output}/log.csv")[0]["audio_image_loss"] < fresh
 
 
+def test_a_run_keeps_no_head_that_it_did_not_train_and_the_next_starts_it_anew(
+    pairs, image_run, tmp_path, monkeypatch
+):
+    model, _ = training.load_coincidence_model(image_run)
+    assert set(model.parts) == {"audio_encoder", "image_encoder", "audio_image_head"}
+    assert model.audio_audio_head is None
+    windows = np.zeros((2, *tiny.WINDOW), np.float32)
+    assert model.pair_logits(windows, np.zeros((3, 128, 128, 3), np.float32)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"must hold audio_image \(this model has no audio_audio_head\)"):
+        model.pair_logits(windows, windows)
+    assert not any(name.startswith("audio_audio_") for name in training.read_log(f"{image_run}/log.csv")[0])
+    # From AV to AV and AA: the head is a fresh one of the run's own seed, whatever the start.
+    kept = weights_at_start(monkeypatch)
+    both = {"audio_audio": pairs[:1], "audio_image": pairs[1:]}
+    heads = []
+    for name, options in (("fresh", {}), ("from_av", {"start_from": image_run})):
+        kept.clear()
+        training.train_coincidence(str(tmp_path / name), **both, **options, **SETTINGS)
+        heads.append(kept["audio_audio_head"])
+    for one, other in zip(*heads, strict=True):
+        np.testing.assert_array_equal(one, other)
+    trained = training.load_coincidence_model(str(tmp_path / "from_av"))[0].audio_audio_head.get_weights()
+    assert any(np.abs(now - then).max() > 0 for now, then in zip(trained, heads[1], strict=True))
+    # And back to AV alone: the head of sounds is left behind.
+    training.train_coincidence(
+        str(tmp_path / "av"), audio_image=pairs[1:], start_from=str(tmp_path / "from_av"), **SETTINGS
+    )
+    assert "audio_audio_head" not in training.load_coincidence_model(str(tmp_path / "av"))[0].parts
+
+
+def test_a_run_on_images_alone_that_was_cut_off_ends_as_if_it_was_not(pairs, image_run, tmp_path):
+    output = str(tmp_path / "run")
+    with interrupted_at(4):
+        training.train_coincidence(output, audio_image=pairs[1:], **SETTINGS)
+    training.train_coincidence(output, audio_image=pairs[1:], **SETTINGS)
+    require_same_end(output, image_run)
+
+
 def test_a_resumed_run_does_not_start_over_and_needs_no_start(pairs, image_run, tmp_path):
     whole, resumed = str(tmp_path / "whole"), str(tmp_path / "resumed")
     started_from = shutil.copytree(image_run, tmp_path / "start")

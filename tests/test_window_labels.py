@@ -1,11 +1,16 @@
 """Tests of tfsound.window_labels: arrays of labels, and the names of windows. Folders: the job `answers`."""
 
 import dataclasses
+import gc
+import json
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tfsound import active_learning as al
 from tfsound import window_labels
@@ -24,7 +29,12 @@ LABELS = WindowLabels(
 def test_windows_share_rows():
     np.testing.assert_array_equal(LABELS.labels, [[0.25, 0.5], [1, 0], [0.25, 0.5]])
     np.testing.assert_array_equal(LABELS.mask, [[False] * 2, [True] * 2, [False] * 2])
-    assert LABELS.row_of_window() == {("a", 0): 1, ("a", 960): 0, ("b", 2500): 1}
+    assert rows_by_name(LABELS, [("a", 0), ("a", 960), ("b", 2500)]) == [1, 0, 1]
+
+
+def rows_by_name(labels, names):
+    finder = labels.finder()
+    return [labels.row[int(finder.find(clip_id, [start])[0])] for clip_id, start in names]
 
 
 def test_starts_are_named_to_the_millisecond():
@@ -59,7 +69,7 @@ def test_arrays_that_do_not_fit_are_refused(changes, message):
 
 def test_nothing_labelled_is_no_error():
     empty = dataclasses.replace(LABELS, clip_ids=(), start_seconds=np.zeros(0), row=np.zeros(0, np.int32))
-    assert (empty.labels.shape, empty.row_of_window()) == ((0, 2), {})
+    assert (empty.labels.shape, empty.finder().find("a", [0]).tolist()) == ((0, 2), [-1])
 
 
 def test_a_window_that_is_labelled_twice_in_a_folder_is_refused_and_the_file_named(tmp_path):
@@ -71,6 +81,50 @@ def test_a_window_that_is_labelled_twice_in_a_folder_is_refused_and_the_file_nam
     (tmp_path / "labels.json").write_text('{"format": 1, "class_names": ["a"], "num_labelled_windows": 2}')
     with pytest.raises(al.ActiveLearningError, match=r"labels\.jsonl: a window is labelled twice"):
         window_labels.read_propagated_labels(str(tmp_path))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=30),
+    st.sampled_from("abcd"), st.lists(st.integers(-2, 11), max_size=8),
+)  # fmt: skip
+def test_windows_are_found_by_clip_and_start(names, clip_id, starts):
+    clips = [clip for clip, _ in names]
+    finder = window_labels.WindowFinder(
+        "abc",
+        np.asarray(["abc".index(clip) for clip in clips], int),
+        np.asarray([s for _, s in names]) / 1000,
+    )
+    found = finder.find(clip_id, starts)
+    assert [int(window) >= 0 for window in found] == [(clip_id, start) in names for start in starts]
+    assert all(names[window] == (clip_id, start) for window, start in zip(found, starts, strict=True)
+               if window >= 0)  # fmt: skip
+    repeats = finder.repeats().tolist()
+    assert len(repeats) == len(set(repeats)) == len(names) - len(set(names))
+    assert {names[window] for window in range(len(names)) if window not in repeats} == set(names)
+
+
+def test_a_million_windows_fit_in_memory(tmp_path):
+    """What is held and the peak, a window: no object of Python's each, and texts once a clip."""
+    num_clips, windows_a_clip = 2000, 10
+    with open(tmp_path / "labels.jsonl", "w") as file:
+        for clip in range(num_clips):
+            for window in range(windows_a_clip):
+                record = {
+                    "clip_id": f"clip-{clip}", "recording_id": f"recording-{clip}", "kind": "negative",
+                    "start_seconds": 0.96 * window, "end_seconds": 0.96 * (window + 1), "labels": [],
+                    "confidence": [], "source": "direct",
+                }  # fmt: skip
+                file.write(json.dumps(record) + "\n")
+    info = {"format": 1, "class_names": ["a"], "num_labelled_windows": num_clips * windows_a_clip}
+    (tmp_path / "labels.json").write_text(json.dumps(info))
+    gc.collect()
+    tracemalloc.start()
+    labels = window_labels.read_propagated_labels(str(tmp_path))
+    gc.collect()
+    held, peak = (size / len(labels.row) for size in tracemalloc.get_traced_memory())
+    tracemalloc.stop()
+    assert held < 80, f"{held:.0f} bytes a window"
+    assert peak < 200, f"{peak:.0f} bytes a window"
 
 
 def test_it_needs_no_tensorflow():

@@ -4,6 +4,7 @@ Everything that comes from outside this package (folders of questions, logs of a
 tools) may have been edited, cut short or made by something else.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -90,12 +91,30 @@ def field(record: dict, name: str, kind: type, where: str, default: object = Non
 
 
 def read_text(path: str) -> str:
-    """A whole UTF-8 file, without a byte order mark. Raises: ActiveLearningError for other encodings."""
+    """A whole UTF-8 file, without a byte order mark.
+
+    Raises:
+      ActiveLearningError: another encoding, or no text at all; the message says which it seems to be.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ActiveLearningError(f"{path}: not UTF-8 text ({error}); save it as UTF-8.") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ActiveLearningError(
+            f"{path}: not UTF-8 text, found {error.object[error.start : error.end]} in line {line}; "
+            f"{_what_else(data)}."
+        ) from error
+
+
+def _what_else(data: bytes) -> str:
+    """What a file that is not UTF-8 seems to be, and what to do with it."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it begins as UTF-16 does: save it as UTF-8, with `iconv -f UTF-16 -t UTF-8` for example"
+    if b"\0" in data:
+        return "it holds zero bytes, as files that are no text do: name a text file, or save it as UTF-8"
+    return "it may be Latin-1: save it as UTF-8, with `iconv -f WINDOWS-1252 -t UTF-8` for example"
 
 
 def csv_rows(

@@ -17,8 +17,10 @@ rests on, `also` (absent where there is none) of the others; `question_set` coun
 in `labels.json`.
 """
 
+import array
 import dataclasses
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -56,12 +58,51 @@ def window_starts(clip_start_seconds: float, num_windows: int, context_seconds: 
     return [round(clip_start_seconds + number * context_seconds, 3) for number in range(num_windows)]
 
 
+class WindowFinder:
+    """Finds windows by their names.
+
+    Memory: 16 bytes a window, and what a dictionary of the clips takes.
+
+    Args:
+      clip_ids: (clips,), each once.
+      clip_index: int, (windows,), the clip of each.
+      start_seconds: float64, (windows,).
+    """
+
+    def __init__(self, clip_ids: Iterable[str], clip_index: np.ndarray, start_seconds: np.ndarray):
+        self._clips = {clip_id: clip for clip, clip_id in enumerate(clip_ids)}
+        starts = milliseconds(start_seconds)
+        self._order = np.lexsort((starts, clip_index))
+        self._starts = starts[self._order]
+        num_windows = np.bincount(clip_index, minlength=len(self._clips))
+        self._ends = np.concatenate([[0], np.cumsum(num_windows)])
+
+    def find(self, clip_id: str, starts: ArrayLike) -> np.ndarray:
+        """The windows of a clip that start at these milliseconds, int64; -1 where there is none."""
+        starts = np.asarray(starts, np.int64)
+        clip = self._clips.get(clip_id)
+        if clip is None:
+            return np.full(len(starts), -1)
+        own = slice(self._ends[clip], self._ends[clip + 1])
+        windows = np.append(self._order[own], -1)
+        places = np.searchsorted(self._starts[own], starts)
+        is_there = np.append(self._starts[own], np.iinfo(np.int64).min)[places] == starts
+        return np.where(is_there, windows[places], -1)
+
+    def repeats(self) -> np.ndarray:
+        """The windows that have the name of another, but one of each name: int64."""
+        clips = np.repeat(np.arange(len(self._ends) - 1), np.diff(self._ends))
+        is_repeat = (clips[1:] == clips[:-1]) & (self._starts[1:] == self._starts[:-1])
+        return self._order[1:][is_repeat]
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class WindowLabels:
     """Labels of windows as arrays for training. Windows of which nothing is known are not among them.
 
-    Memory: windows share rows of labels, as cohabitants of a cluster have the same; `labels` is made when
-    asked for.
+    Memory: 20 bytes a window where the windows of a clip share its name, as those of
+    `read_propagated_labels` do. They share rows of labels, too, as cohabitants of a cluster have the same;
+    `labels` is made when asked for.
 
     Attributes:
       clip_ids: (windows,).
@@ -109,13 +150,14 @@ class WindowLabels:
             raise ActiveLearningError(
                 "start_seconds must be seconds from the start of a recording, got what is none."
             )
-        if len(self.row_of_window()) < num_windows:
+        if len(self.finder().repeats()):
             raise ActiveLearningError("a window is labelled twice; give each clip an id of its own.")
 
-    def row_of_window(self) -> dict[WindowKey, int]:
-        """The row of each window, by its name."""
-        starts = milliseconds(self.start_seconds).tolist()
-        return dict(zip(zip(self.clip_ids, starts, strict=True), np.asarray(self.row).tolist(), strict=True))
+    def finder(self) -> WindowFinder:
+        """Finds the place of a window by its name."""
+        clips: dict[str, int] = {}
+        index = (clips.setdefault(clip_id, len(clips)) for clip_id in self.clip_ids)
+        return WindowFinder(clips, np.fromiter(index, np.int32, len(self.clip_ids)), self.start_seconds)
 
     @property
     def labels(self) -> np.ndarray:
@@ -164,35 +206,39 @@ def read_propagated_labels(folder: str) -> PropagatedLabels:
     class_names = tuple(field(info, "class_names", list, path))
     columns = {name: column for column, name in enumerate(class_names)}
     rows: dict[tuple, int] = {}
-    windows, row = [], []
+    shared: dict[str, str] = {}
+    # Each text is held once, however many windows it names; numbers are in arrays, not objects.
+    clip_ids, recording_ids = [], []
+    row, is_direct, starts, ends = (array.array(kind) for kind in "ibdd")
     lines_path = os.path.join(folder, LABELS_NAME)
     if not os.path.isfile(lines_path):
         raise ActiveLearningError(f"{lines_path} is missing; copy it again or make the labels again.")
     for where, record in iter_json_lines(lines_path):
         row.append(rows.setdefault(_parse_label(record, columns, where), len(rows)))
-        times = (field(record, name, float, where) for name in ("start_seconds", "end_seconds"))
-        ids = (field(record, name, str, where) for name in ("clip_id", "recording_id", "source"))
-        windows.append((*ids, *times))
-    if len(windows) != field(info, "num_labelled_windows", int, path):
+        for name, ids in (("clip_id", clip_ids), ("recording_id", recording_ids)):
+            text = field(record, name, str, where)
+            ids.append(shared.setdefault(text, text))
+        is_direct.append(field(record, "source", str, where) == DIRECT)
+        for name, times in (("start_seconds", starts), ("end_seconds", ends)):
+            times.append(field(record, name, float, where))
+    if len(row) != field(info, "num_labelled_windows", int, path):
         raise ActiveLearningError(
-            f"{lines_path} holds {len(windows)} windows, expected {info['num_labelled_windows']}; make it "
-            "again."
+            f"{lines_path} holds {len(row)} windows, expected {info['num_labelled_windows']}; make it again."
         )
-    clip_ids, recording_ids, sources, starts, ends = zip(*windows, strict=True) if windows else ((),) * 5
     row_labels = np.zeros((len(rows), len(columns)), np.float32)
     for (_, labels), number in rows.items():
         for name, confidence in labels:
             row_labels[number, columns[name]] = confidence
     try:
         return PropagatedLabels(
-            clip_ids=clip_ids,
-            recording_ids=recording_ids,
+            clip_ids=tuple(clip_ids),
+            recording_ids=tuple(recording_ids),
             start_seconds=np.asarray(starts, np.float64),
             end_seconds=np.asarray(ends, np.float64),
             row=np.asarray(row, np.int32),
             row_labels=row_labels,
             row_is_known=np.asarray([kind != UNCERTAIN for kind, _ in rows], bool),
-            is_direct=np.asarray([source == DIRECT for source in sources], bool),
+            is_direct=np.asarray(is_direct, bool),
             class_names=class_names,
         )
     except ActiveLearningError as error:

@@ -30,7 +30,7 @@ from tfsound.active_learning.exchange import (
     write_label_studio_tasks,
     write_question_csv,
 )
-from tfsound.active_learning.gathering import gather_answers
+from tfsound.active_learning.gathering import GatheredAnswers, gather_answers
 from tfsound.active_learning.propagation import (
     Propagation,
     WindowLabel,
@@ -38,12 +38,12 @@ from tfsound.active_learning.propagation import (
     propagate,
 )
 from tfsound.active_learning.question_job import (
-    QuestionOptions,
     embed_clips,
     questions,
     questions_from_embeddings,
     read_rows,
 )
+from tfsound.active_learning.question_options import QuestionOptions
 from tfsound.active_learning.question_set import (
     Neighbour,
     Question,
@@ -80,6 +80,7 @@ __all__ = [
     "Assign",
     "Clustering",
     "EarlierQuestion",
+    "GatheredAnswers",
     "LabelSummary",
     "Neighbour",
     "PropagatedLabels",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from tfsound.active_learning.clustering import Assign, unit_rows
+from tfsound.active_learning.clustering import Assign, mean_directions
 from tfsound.active_learning.question_job import embed_clips
 from tfsound.active_learning.simulation import Simulation, label_at_random, simulate
 from tfsound.window_labels import WindowLabels
@@ -63,9 +63,7 @@ class AnnotatedWindows:
     def pooled(self) -> "AnnotatedWindows":
         """Each window with the mean embedding of its clip, so that a clip is in one cluster."""
         clip_index = self._clip_index()
-        sums = np.zeros((clip_index.max() + 1, self.embeddings.shape[1]))
-        np.add.at(sums, clip_index, self.embeddings)
-        return dataclasses.replace(self, embeddings=unit_rows(sums)[clip_index])
+        return dataclasses.replace(self, embeddings=mean_directions(self.embeddings, clip_index)[clip_index])
 
     def _clip_index(self) -> np.ndarray:
         return np.unique(self.clip_ids, return_inverse=True)[1]

@@ -8,15 +8,20 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from tfsound import resumption, window_labels
 from tfsound.active_learning import label_file
 from tfsound.active_learning.answer_log import Answer
 from tfsound.active_learning.gathering import gather_answers
 from tfsound.active_learning.output import pending_folder
-from tfsound.active_learning.propagation import ON_CONFLICT, contradict, propagate
-from tfsound.active_learning.question_set import QuestionSet, read_questions, read_windows
-from tfsound.records import ActiveLearningError
+from tfsound.active_learning.propagation import ON_CONFLICT, contradict, label_of_answers, propagate
+from tfsound.active_learning.question_set import QuestionSet, WindowClusters, read_questions, read_windows
+from tfsound.active_learning.windows import numbered
+from tfsound.records import ActiveLearningError, shown
 from tfsound.window_labels import NEGATIVE, POSITIVE, UNCERTAIN, WindowKey
+
+_NUM_SHOWN = 5  # questions of which the summary says more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,8 @@ class LabelSummary:
       num_positive, num_negative, num_uncertain: these add up to `num_labelled_windows`.
       num_direct: how many of them were asked about themselves.
       conflicts: the questions that annotators answered differently.
+      changed: the questions that one annotator answered differently from one time to another.
+      differences: of each of both, who said what, and what was used, in a sentence.
     """
 
     output: str
@@ -42,6 +49,8 @@ class LabelSummary:
     num_uncertain: int
     num_direct: int
     conflicts: tuple[str, ...]
+    changed: tuple[str, ...]
+    differences: tuple[str, ...]
 
     def __str__(self) -> str:
         lines = [
@@ -50,10 +59,37 @@ class LabelSummary:
             f"positive, {self.num_negative:,} negative, {self.num_uncertain:,} uncertain; "
             f"{self.num_direct:,} of them answered directly -> {self.output}"
         ]
-        if self.conflicts:
-            some = ", ".join(self.conflicts[:5]) + (", ..." if len(self.conflicts) > 5 else "")
-            lines.append(f"contradicting answers to {len(self.conflicts)} questions: {some}")
+        for what, found in (("contradicting", self.conflicts), ("changed", self.changed)):
+            if found:
+                some = ", ".join(found[:_NUM_SHOWN]) + (", ..." if len(found) > _NUM_SHOWN else "")
+                lines.append(f"{what} answers to {len(found)} questions: {some}")
+        lines += [f"  {sentence}" for sentence in self.differences[:_NUM_SHOWN]]
+        if len(self.differences) > _NUM_SHOWN:
+            lines.append(f"  ... (all are in {os.path.join(self.output, window_labels.INFO_NAME)})")
         return "\n".join(lines)
+
+
+def _difference(answers: Sequence[Answer], on_conflict: str) -> str:
+    """What annotators said of a window who do not agree, and what was used."""
+    ordered = sorted(answers, key=lambda answer: answer.time)
+    said = ", ".join(f"{shown(answer.annotator)} said {_words(answer)}" for answer in ordered)
+    label = label_of_answers(answers, on_conflict)
+    if label.kind == UNCERTAIN:
+        used = "none is used, for they contradict each other (--on-conflict last uses the last)"
+    else:
+        used = f"{_words(label.answers[0])} is used, the last (--on-conflict last)"
+    return f"{answers[0].question_id}: {said}; {used}"
+
+
+def _change(answers: Sequence[Answer]) -> str:
+    """What an annotator said of a window from one time to another, and what was used."""
+    said = ", then ".join(map(_words, answers))
+    last = answers[-1]
+    return f"{last.question_id}: {shown(last.annotator)} said {said}; {_words(last)} counts, the last"
+
+
+def _words(answer: Answer) -> str:
+    return " and ".join(answer.labels) or answer.answer
 
 
 def answers(
@@ -69,7 +105,8 @@ def answers(
 
     Several folders of questions are merged: copies that several annotators answered, or rounds that came one
     after another. A window has the label of the last folder that tells of its cluster; what was answered
-    about a window itself stands over all.
+    about a window itself stands over all, and in a folder of `pools_clips` what was answered about its clip
+    over what its cluster says. Of an annotator's answers to a question the last counts.
 
     Args:
       questions: the folders of questions, with the answers in them.
@@ -96,63 +133,76 @@ def answers(
     question_sets = [read_questions(folder) for folder in questions]
     if not question_sets:
         raise ActiveLearningError("no folder of questions was given; name at least one.")
-    asked = gather_answers(question_sets, annotations)
+    gathered = gather_answers(question_sets, annotations)
+    asked = gathered.of_window
     num_questions = len({question.key for set_ in question_sets for question in set_.questions})
     if not asked:
         raise ActiveLearningError(
             f"none of the {num_questions} questions has an answer; answer some with `tfsound label`."
         )
+    clusters = [read_windows(set_) for set_ in question_sets]
+    numbers, num_windows = numbered(clusters)
     class_names = tuple(dict.fromkeys(name for set_ in question_sets for name in set_.class_names))
-    conflicts = tuple(found[0].question_id for found in asked.values() if contradict(found))
+    contradicting = [found for found in asked.values() if contradict(found)]
+    differences = {
+        "conflicts": [found[0].question_id for found in contradicting],
+        "changed": [found[-1].question_id for found in gathered.changed],
+        "differences": [
+            *(_difference(found, on_conflict) for found in contradicting), *map(_change, gathered.changed)
+        ],
+    }  # fmt: skip
     with pending_folder(output, window_labels.INFO_NAME, overwrite=overwrite) as folder:
-        records = _records(question_sets, asked, on_conflict=on_conflict, propagate_none=propagate_none)
+        records = _records(
+            question_sets, clusters, numbers, asked, on_conflict=on_conflict, propagate_none=propagate_none
+        )
         counts = _write_records(os.path.join(folder, window_labels.LABELS_NAME), records)
         counts |= {
             "num_questions": num_questions,
             "num_answered": len(asked),
-            "num_windows": _num_windows(question_sets),
-        }  # fmt: skip
+            "num_windows": num_windows,
+        }
         settings = {
             "annotations": list(annotations), "on_conflict": on_conflict, "propagate_none": propagate_none
         }  # fmt: skip
-        fields = label_file.summary_fields(class_names, questions, counts, settings)
-        fields["conflicts"] = list(conflicts)
+        fields = label_file.summary_fields(class_names, questions, counts, settings) | differences
         resumption.write_json(os.path.join(folder, window_labels.INFO_NAME), fields)
-    return LabelSummary(output=output, conflicts=conflicts, **counts)
-
-
-def _num_windows(question_sets: Sequence[QuestionSet]) -> int:
-    """How many different windows there are."""
-    if len(question_sets) == 1:
-        return question_sets[0].num_windows
-    return len({key for question_set in question_sets for key in read_windows(question_set).window_keys()})
+    differences = {name: tuple(values) for name, values in differences.items()}
+    return LabelSummary(output=output, **counts, **differences)
 
 
 def _records(
     question_sets: Sequence[QuestionSet],
+    clusters: Sequence[WindowClusters],
+    numbers: Sequence[np.ndarray],
     asked: Mapping[WindowKey, Sequence[Answer]],
     *,
     on_conflict: str,
     propagate_none: bool,
 ) -> Iterator[dict]:
-    """Lines of `labels.jsonl`, the last set first: what it tells of a window stands."""
-    decided: set[WindowKey] = set()
-    for number in reversed(range(len(question_sets))):
-        windows = read_windows(question_sets[number])
-        keys = windows.window_keys()
-        propagation = propagate(
-            windows.cluster,
-            {window: asked[key] for window, key in enumerate(keys) if key in asked},
-            on_conflict=on_conflict,
-            propagate_none=propagate_none,
-        )
-        for window, (key, cluster) in enumerate(zip(keys, windows.cluster.tolist(), strict=True)):
-            label, is_direct = propagation.label(window, cluster)
-            if label is None or key in decided:
-                continue
-            if len(question_sets) > 1:
-                decided.add(key)
-            yield label_file.label_record(windows, window, label, is_direct=is_direct, question_set=number)
+    """Lines of `labels.jsonl`, the last set first: what it tells of a window stands.
+
+    Args:
+      clusters, numbers: the windows of each set, and what `numbered` calls them.
+      asked: the answers about each window.
+    """
+    is_decided = np.zeros(1 + max(number.max(initial=-1) for number in numbers), bool)
+    options = {"on_conflict": on_conflict, "propagate_none": propagate_none}
+    for place in reversed(range(len(question_sets))):
+        windows, number = clusters[place], numbers[place]
+        found = zip(windows.find(asked).tolist(), asked.values(), strict=True)
+        of_windows = {window: said for window, said in found if window >= 0}
+        propagation = propagate(windows.cluster, of_windows, **options)
+        of_clip = {}
+        if question_sets[place].pools_clips:
+            # What was said of a clip itself stands over what its cluster says.
+            of_clip = propagate(windows.clip_index, of_windows, **options).of_cluster
+        for window in np.flatnonzero(~is_decided[number]).tolist():
+            label, is_direct = propagation.label(window, int(windows.cluster[window]))
+            if not is_direct:
+                label = of_clip.get(int(windows.clip_index[window]), label)
+            if label is not None:
+                is_decided[number[window]] = True
+                yield label_file.label_record(windows, window, label, is_direct=is_direct, question_set=place)
 
 
 def _write_records(path: str, records: Iterator[dict]) -> dict[str, int]:

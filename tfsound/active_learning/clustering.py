@@ -127,17 +127,48 @@ def k_means(embeddings: np.ndarray, num_clusters: int, *, seed: int = 0) -> np.n
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # equal embeddings: empty clusters are counted
         model.fit(units)
-        blocks = range(0, num_windows, _BLOCK_ROWS)
-        parts = [model.predict(np.ascontiguousarray(units[start : start + _BLOCK_ROWS])) for start in blocks]
+        parts = [model.predict(np.ascontiguousarray(units[block])) for block in _blocks(num_windows)]
     return np.concatenate(parts).astype(np.int32)
 
 
 def _all_unit_rows(embeddings: np.ndarray) -> np.ndarray:
     """`unit_rows` a block at a time: float32 once, whatever was given."""
     units = np.empty(embeddings.shape, np.float32)
-    for start in range(0, len(embeddings), _BLOCK_ROWS):
-        units[start : start + _BLOCK_ROWS] = unit_rows(embeddings[start : start + _BLOCK_ROWS])
+    for block in _blocks(len(embeddings)):
+        units[block] = unit_rows(embeddings[block])
     return units
+
+
+def _blocks(num_rows: int) -> list[slice]:
+    return [slice(start, start + _BLOCK_ROWS) for start in range(0, num_rows, _BLOCK_ROWS)]
+
+
+def mean_directions(embeddings: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The mean of unit embeddings over each group, such as a cluster or a clip.
+
+    Args:
+      embeddings: float, (windows, dim).
+      groups: int, (windows,), from 0; each has a window.
+
+    Returns:
+      float32, (groups, dim); of unit length, or zero where opposite members cancel out.
+    """
+    sizes = np.bincount(groups)
+    sums = np.zeros((len(sizes), embeddings.shape[1]))
+    for block in _blocks(len(embeddings)):
+        np.add.at(sums, groups[block], unit_rows(embeddings[block]))
+    return unit_rows(np.where(np.abs(sums) < 1e-12 * sizes[:, None], 0, sums))
+
+
+def require_assignments(assignments: np.ndarray, num_windows: int) -> np.ndarray:
+    """Raises: ActiveLearningError unless these are numbers of clusters, int (windows,)."""
+    assignments = np.asarray(assignments)
+    if assignments.shape != (num_windows,) or assignments.dtype.kind not in "iu":
+        raise ActiveLearningError(
+            f"assignments must be int ({num_windows},), a cluster for each window, got "
+            f"{assignments.dtype} {assignments.shape}."
+        )
+    return assignments
 
 
 def clustering_of(embeddings: np.ndarray, assignments: np.ndarray, num_clusters: int = 0) -> Clustering:
@@ -155,27 +186,16 @@ def clustering_of(embeddings: np.ndarray, assignments: np.ndarray, num_clusters:
       ActiveLearningError: assignments that do not fit the embeddings or are out of range.
     """
     embeddings = require_embeddings(embeddings)
-    assignments = np.asarray(assignments)
-    if assignments.shape != (len(embeddings),) or assignments.dtype.kind not in "iu":
-        raise ActiveLearningError(
-            f"assignments must be int ({len(embeddings)},), a cluster for each window, got "
-            f"{assignments.dtype} {assignments.shape}."
-        )
+    assignments = require_assignments(assignments, len(embeddings))
     num_clusters = num_clusters or int(assignments.max()) + 1
     if assignments.min() < 0 or assignments.max() >= num_clusters:
         raise ActiveLearningError(
             f"assignments must be in [0, {num_clusters}), got {assignments.min()} to {assignments.max()}."
         )
     active, rows, sizes = np.unique(assignments, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(active), embeddings.shape[1]))
-    blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, len(embeddings), _BLOCK_ROWS)]
-    for block in blocks:
-        np.add.at(sums, rows[block], unit_rows(embeddings[block]))
-    centres = unit_rows(
-        np.where(np.abs(sums) < 1e-12 * sizes[:, None], 0, sums)
-    )  # opposite members cancel out
+    centres = mean_directions(embeddings, rows)
     distances = np.empty(len(embeddings), np.float32)
-    for block in blocks:
+    for block in _blocks(len(embeddings)):
         similarities = np.einsum("nd,nd->n", unit_rows(embeddings[block]), centres[rows[block]])
         distances[block] = 1 - similarities
     return Clustering(

@@ -10,10 +10,22 @@ from tfsound.records import ActiveLearningError
 from tfsound.window_labels import WindowKey
 
 
-def gather_answers(
-    question_sets: Sequence[QuestionSet], annotations: Sequence[str] = ()
-) -> dict[WindowKey, list[Answer]]:
-    """The answers about each window, one an annotator; windows without any are absent.
+@dataclasses.dataclass(frozen=True)
+class GatheredAnswers:
+    """The answers that count.
+
+    Attributes:
+      of_window: window -> its answers, one an annotator, none of them withdrawn; windows without are absent.
+      changed: of each annotator who answered a question several times and not always the same: the answers
+        that differ from the one that counts, and that one last.
+    """
+
+    of_window: dict[WindowKey, list[Answer]]
+    changed: tuple[tuple[Answer, ...], ...]
+
+
+def gather_answers(question_sets: Sequence[QuestionSet], annotations: Sequence[str] = ()) -> GatheredAnswers:
+    """The answers about each window, one an annotator.
 
     Of an annotator's answers the last in a log or file counts, and of several logs and files the one with
     the latest time. What counts may be that an answer was withdrawn; in a log, whoever withdraws an answer
@@ -22,9 +34,6 @@ def gather_answers(
     Args:
       question_sets: folders with their logs; copies of one, or rounds.
       annotations: files with answers that were given elsewhere, see `read_annotations`.
-
-    Returns:
-      Window -> its answers, none of them withdrawn.
 
     Raises:
       ActiveLearningError: a log or file that cannot be used, or a file without an answer.
@@ -43,18 +52,25 @@ def gather_answers(
             )
         sources.append(found)
     last: dict[tuple[WindowKey, str], Answer] = {}
+    said: dict[tuple[WindowKey, str], list[Answer]] = {}
     for source in sources:
-        of_source = {
-            (keys[number][answer.question_id], answer.annotator): answer for number, answer in source
-        }
+        of_source: dict[tuple[WindowKey, str], Answer] = {}
+        for number, answer in source:
+            key = keys[number][answer.question_id], answer.annotator
+            of_source[key] = answer
+            said[key] = [] if answer.answer == WITHDRAWN else [*said.get(key, ()), answer]
         for key, answer in of_source.items():
             if key not in last or last[key].time <= answer.time:
                 last[key] = answer
     windows: dict[WindowKey, list[Answer]] = {}
-    for (window, _), answer in last.items():
+    changed = []
+    for key, answer in last.items():
         if answer.answer != WITHDRAWN:
-            windows.setdefault(window, []).append(answer)
-    return windows
+            windows.setdefault(key[0], []).append(answer)
+            # A copy of a log has the same answers.
+            others = dict.fromkeys(other for other in said[key] if not other.says_the_same(answer))
+            changed += [(*others, answer)] if others else []
+    return GatheredAnswers(windows, tuple(changed))
 
 
 def _with_all_withdrawn(answers: Iterable[Answer]) -> list[Answer]:

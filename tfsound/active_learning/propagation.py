@@ -11,7 +11,8 @@ Positive, negative and uncertain are three different things. The rules, by what 
 
 Where several windows of a cluster were asked about, the confidence of a propagated class is the share of the
 cluster's definite answers (classes or none) that name it: 1 for the usual single answer. What was answered
-about a window itself stands over what its cluster says.
+about a window itself stands over what its cluster says; where clusters are of clips (`pools_clips`), so does
+what was answered about another window of its clip.
 
 Source: Jansen et al. 2020, section 3.3.
 """

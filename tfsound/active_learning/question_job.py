@@ -18,56 +18,28 @@ from tfsound.active_learning import exchange
 from tfsound.active_learning.answer_log import ANSWERS_NAME
 from tfsound.active_learning.audio import write_audio
 from tfsound.active_learning.classes import SoundClass, check_classes, read_classes
-from tfsound.active_learning.clustering import Assign, clustering_of, k_means, require_embeddings, unit_rows
+from tfsound.active_learning.clustering import (
+    Assign,
+    clustering_of,
+    mean_directions,
+    require_embeddings,
+    unit_rows,
+)
 from tfsound.active_learning.gathering import gather_answers
 from tfsound.active_learning.output import pending_folder
+from tfsound.active_learning.question_clusters import clusters_of_round, reused_round
+from tfsound.active_learning.question_options import AUTO, HEAD, K_MEANS, QuestionOptions
 from tfsound.active_learning.question_set import (
     INFO_NAME,
     QuestionSet,
     WindowClusters,
     read_questions,
-    read_windows,
     write_questions,
 )
-from tfsound.active_learning.selection import STRATEGIES, EarlierQuestion, make_questions
+from tfsound.active_learning.selection import EarlierQuestion, make_questions
 from tfsound.active_learning.windows import CONTEXT_SECONDS, canonical_order, select, windows_of
 from tfsound.records import ActiveLearningError
 from tfsound.window_labels import window_starts
-
-# What may make the clusters.
-AUTO, HEAD, K_MEANS = "auto", "head", "k-means"
-
-
-@dataclasses.dataclass(frozen=True)
-class QuestionOptions:
-    """How questions are chosen; see the arguments of `questions`.
-
-    Raises:
-      ActiveLearningError: a number out of range, an unknown strategy or format.
-    """
-
-    num_questions: int = 50
-    num_clusters: int = 0
-    strategy: str = "largest"
-    neighbours: int = 3
-    after: tuple[str, ...] = ()
-    annotations: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ()
-    cluster_by: str = AUTO
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, least in (("num_questions", 1), ("num_clusters", 0), ("neighbours", 0)):
-            if getattr(self, name) < least:
-                raise ActiveLearningError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        kinds = (AUTO, HEAD, K_MEANS)
-        for name, known in (("strategy", STRATEGIES), ("formats", exchange.FORMATS), ("cluster_by", kinds)):
-            value = getattr(self, name)
-            for item in (value,) if isinstance(value, str) else value:
-                if item not in known:
-                    raise ActiveLearningError(f"{name} must be of {', '.join(known)}, got {item!r}.")
-        if self.annotations and not self.after:
-            raise ActiveLearningError("annotations are answers to earlier rounds; name these with after.")
 
 
 def questions(
@@ -79,6 +51,7 @@ def questions(
     num_questions: int = 50,
     num_clusters: int = 0,
     cluster_by: str = AUTO,
+    pools_clips: bool = False,
     strategy: str = "largest",
     classes: str = "",
     folds: tuple[str, ...] = (),
@@ -105,6 +78,9 @@ def questions(
         questions.
       cluster_by: `head`, the clusters that the training run has learned; `k-means`; or `auto`: those of the
         last round of --after, else the head if there is one, and k-means where num_clusters is given.
+      pools_clips: cluster clips by the means of their embeddings, in place of windows: a question is about a
+        window of a clip, and its answer goes to all windows of the clips in its cluster. Rounds of --after
+        whose clusters are used again stay as they were.
       strategy: of more clusters than questions, the `largest` first; `random` ones; or `diverse` ones, each
         the farthest from those before.
       classes: what may be answered: a file with one name a line, a CSV of name, display_name and parents, or
@@ -132,8 +108,9 @@ def questions(
     from tfsound import evaluation, examples  # here, because TensorFlow takes seconds
 
     options = QuestionOptions(
-        num_questions, num_clusters, strategy, neighbours, after, annotations, formats, cluster_by, seed
-    )
+        num_questions, num_clusters, strategy, neighbours, after, annotations, formats, cluster_by,
+        pools_clips, seed,
+    )  # fmt: skip
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     for chosen in (folds, exclude_folds):
         examples.require_folds(info, chosen, clips)
@@ -311,14 +288,18 @@ def _make_set(
     order = canonical_order(windows)
     windows, embeddings = select(windows, order), embeddings[order]
     rounds = [read_questions(path) for path in options.after]
-    clusters, num_clusters, cluster_by = _clusters(embeddings, windows, options, rounds, assign)
+    reused = None if assign else reused_round(options, rounds)
+    options = dataclasses.replace(options, pools_clips=(reused or options).pools_clips)
+    if options.pools_clips:
+        embeddings = mean_directions(embeddings, windows.clip_index)[windows.clip_index]
+    clusters, num_clusters, cluster_by = clusters_of_round(embeddings, windows, options, reused, assign)
     clustering = clustering_of(embeddings, clusters, num_clusters)
     windows = dataclasses.replace(windows, cluster=clustering.assignments, distance=clustering.distances)
     chosen = make_questions(
         windows, clustering, embeddings,
         num_questions=options.num_questions, strategy=options.strategy, neighbours=options.neighbours,
         seed=options.seed, earlier=earlier_questions(rounds, options.annotations),
-        first_number=_next_number(rounds),
+        pools_clips=options.pools_clips, first_number=_next_number(rounds),
     )  # fmt: skip
     if manifest_rows:
         chosen, problems = write_audio(folder, chosen, manifest_rows)
@@ -347,39 +328,11 @@ def _make_set(
     return final
 
 
-def _clusters(
-    embeddings: np.ndarray,
-    windows: WindowClusters,
-    options: QuestionOptions,
-    rounds: Sequence[QuestionSet],
-    assign: Assign | None,
-) -> tuple[np.ndarray, int, str]:
-    """Each window's cluster, K, and what made them: a cluster head, the last round, or k-means."""
-    if assign is not None:
-        if options.cluster_by == K_MEANS:
-            raise ActiveLearningError(f"cluster_by is {K_MEANS}, and a cluster head was given; name one.")
-        return np.asarray(assign(embeddings)), options.num_clusters, HEAD
-    if options.cluster_by == HEAD:
-        raise ActiveLearningError(f"there is no cluster head to cluster by; cluster by {K_MEANS}.")
-    made_by = rounds[-1].settings.get("cluster_by", K_MEANS) if rounds else ""
-    if options.num_clusters or not rounds or options.cluster_by == K_MEANS != made_by:
-        num_clusters = options.num_clusters or min(options.num_questions, windows.num_windows)
-        return k_means(embeddings, num_clusters, seed=options.seed), num_clusters, K_MEANS
-    last = read_windows(rounds[-1])
-    last = select(last, canonical_order(last))
-    if last.window_keys() != windows.window_keys():
-        raise ActiveLearningError(
-            f"{rounds[-1].folder} is about other windows than these, so its clusters cannot be used again; "
-            "name num_clusters for new ones."
-        )
-    return last.cluster, rounds[-1].num_clusters, made_by
-
-
 def earlier_questions(
     rounds: Sequence[QuestionSet], annotations: Sequence[str] = ()
 ) -> list[EarlierQuestion]:
     """What was asked in earlier rounds, with the answers; a window asked about in several counts once."""
-    answers = gather_answers(rounds, annotations)
+    answers = gather_answers(rounds, annotations).of_window
     asked = {question.key: question for question_set in rounds for question in question_set.questions}
     return [
         EarlierQuestion(question.clip_id, question.start_seconds, tuple(answers.get(key, ())))

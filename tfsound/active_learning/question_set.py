@@ -14,13 +14,14 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
 from tfsound import resumption
 from tfsound.active_learning.classes import SoundClass, read_classes, write_classes
 from tfsound.records import ActiveLearningError, field, iter_json_lines, parse_object, shown
-from tfsound.window_labels import WindowKey, milliseconds
+from tfsound.window_labels import WindowFinder, WindowKey, milliseconds
 
 FORMAT = 1
 INFO_NAME = "questions.json"
@@ -65,7 +66,7 @@ class Question:
 
     @property
     def key(self) -> WindowKey:
-        """What tells its window from others in any set, see `WindowClusters.window_keys`."""
+        """What tells its window from others in any set: (clip_id, start in milliseconds)."""
         return self.clip_id, int(milliseconds(self.start_seconds))
 
     def to_dict(self) -> dict:
@@ -107,11 +108,14 @@ class WindowClusters:
     def num_windows(self) -> int:
         return len(self.clip_index)
 
-    def window_keys(self) -> list[WindowKey]:
-        """What tells one window from another in any set: (clip_id, start in milliseconds)."""
-        clip_ids = self.clip_ids.tolist()
-        starts = milliseconds(self.start_seconds).tolist()
-        return [(clip_ids[clip], start) for clip, start in zip(self.clip_index.tolist(), starts, strict=True)]
+    def finder(self) -> WindowFinder:
+        """Finds the place of a window by its name."""
+        return WindowFinder(self.clip_ids.tolist(), self.clip_index, self.start_seconds)
+
+    def find(self, keys: Iterable[WindowKey]) -> np.ndarray:
+        """The places of windows, by `Question.key`, int64; -1 for one that is not among these."""
+        finder = self.finder()
+        return np.asarray([finder.find(clip_id, [start])[0] for clip_id, start in keys], np.int64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,6 +144,11 @@ class QuestionSet:
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(sound_class.name for sound_class in self.classes)
+
+    @property
+    def pools_clips(self) -> bool:
+        """Whether clusters are of clips, so that all windows of a clip are in one; see `questions`."""
+        return self.settings.get("pools_clips") is True
 
     def by_id(self) -> dict[str, Question]:
         return {question.question_id: question for question in self.questions}
@@ -317,6 +326,7 @@ def _require_fitting(windows: WindowClusters, question_set: QuestionSet, path: s
     ids = (windows.clip_ids, windows.recording_ids)
     fits = fits and all(array.ndim == 1 and array.dtype.kind == "U" for array in ids)
     fits = fits and len(windows.clip_ids) == len(windows.recording_ids)
+    fits = fits and len(set(windows.clip_ids.tolist())) == len(windows.clip_ids)
     fits = fits and np.isfinite(windows.start_seconds).all()
     for indices, limit in (
         (windows.clip_index, len(windows.clip_ids)),

@@ -67,6 +67,7 @@ def make_questions(
     neighbours: int = 3,
     seed: int = 0,
     earlier: Sequence[EarlierQuestion] = (),
+    pools_clips: bool = False,
     first_number: int = 1,
 ) -> list[Question]:
     """Chooses what to ask: of each of `num_questions` clusters one member at random.
@@ -83,6 +84,7 @@ def make_questions(
       neighbours: windows of the same cluster from other recordings to show beside it, nearest first.
       seed: of all draws.
       earlier: what was asked before; no such window, and no cluster that is settled, is asked about again.
+      pools_clips: whether a question is about a clip, of which none is asked about again.
       first_number: of the first question.
 
     Returns:
@@ -93,7 +95,7 @@ def make_questions(
     """
     _require_options(num_questions, strategy, neighbours)
     asked = {question.key: question for question in earlier}
-    candidates = _Candidates(windows, clustering, asked, seed)
+    candidates = _Candidates(windows, clustering, asked, seed, pools_clips)
     chosen = candidates.choose(num_questions, strategy, seed)
     questions = []
     for number, (row, window) in enumerate(chosen, start=first_number):
@@ -129,6 +131,7 @@ class _Candidates:
         clustering: Clustering,
         asked: Mapping[WindowKey, EarlierQuestion],
         seed: int,
+        pools_clips: bool,
     ):
         self._windows, self._clustering, self._seed = windows, clustering, seed
         self._order = np.argsort(clustering.assignments, kind="stable")
@@ -136,12 +139,13 @@ class _Candidates:
         self._starts_ms = milliseconds(windows.start_seconds)
         self._asked = np.zeros(windows.num_windows, bool)
         by_row: dict[int, list[EarlierQuestion]] = {}
-        if asked:
-            row_of = np.searchsorted(clustering.active, clustering.assignments)
-            for window, key in enumerate(windows.window_keys()):
-                if key in asked:
-                    self._asked[window] = True
-                    by_row.setdefault(int(row_of[window]), []).append(asked[key])
+        for question, window in zip(asked.values(), windows.find(asked), strict=True):
+            if window >= 0:
+                self._asked[window] = True
+                row = np.searchsorted(clustering.active, clustering.assignments[window])
+                by_row.setdefault(int(row), []).append(question)
+        if pools_clips:
+            self._asked = np.isin(windows.clip_index, windows.clip_index[self._asked])
         self._is_open = np.ones(clustering.num_active, bool)
         for row, questions in by_row.items():
             all_asked = self._asked[self.members(row)].all()

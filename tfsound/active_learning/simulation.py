@@ -137,8 +137,7 @@ def simulate(
         windows, clustering, embeddings,
         num_questions=num_questions, strategy=strategy, neighbours=0, seed=seed,
     )  # fmt: skip
-    rows = {key: row for row, key in enumerate(windows.window_keys())}
-    asked = np.asarray([rows[question.key] for question in questions])
+    asked = windows.find(question.key for question in questions)
     answers = _true_answers(questions, true_labels[order[asked]], class_names)
     propagation = propagate(
         clustering.assignments, {int(row): [answer] for row, answer in zip(asked, answers, strict=True)}

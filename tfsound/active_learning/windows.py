@@ -63,21 +63,32 @@ def windows_of(
         recording_ids=np.asarray(recordings, np.str_),
         window_seconds=float(window_seconds),
     )
-    _refuse_repeats(windows)
+    repeats = windows.finder().repeats()
+    if len(repeats):
+        clip_id, start = windows.clip_ids[clip_index[repeats[0]]], milliseconds(starts)[repeats[0]]
+        raise ActiveLearningError(
+            f"the window of clip {shown(str(clip_id))} at {start / 1000} s is there twice, as are "
+            f"{len(repeats) - 1} others; give each clip an id of its own."
+        )
     return windows
 
 
-def _refuse_repeats(windows: WindowClusters) -> None:
-    starts = milliseconds(windows.start_seconds)
-    order = np.lexsort((starts, windows.clip_index))
-    clips, starts = windows.clip_index[order], starts[order]
-    same = np.flatnonzero((clips[1:] == clips[:-1]) & (starts[1:] == starts[:-1]))
-    if len(same):
-        clip_id = windows.clip_ids[clips[same[0]]]
-        raise ActiveLearningError(
-            f"the window of clip {shown(str(clip_id))} at {starts[same[0]] / 1000} s is there twice, as are "
-            f"{len(same) - 1} others; give each clip an id of its own."
-        )
+def numbered(sets: Sequence[WindowClusters]) -> tuple[list[np.ndarray], int]:
+    """Numbers the windows of several sets, a window that is in several of them alike.
+
+    Returns:
+      The number of each window of each set, int64, (windows,), and how many different windows there are.
+    """
+    clips: dict[str, int] = {}
+    of_windows = []
+    for windows in sets:
+        of_clips = [clips.setdefault(clip_id, len(clips)) for clip_id in windows.clip_ids.tolist()]
+        of_windows.append(np.asarray(of_clips, np.int64)[windows.clip_index])
+    times = [milliseconds(windows.start_seconds) for windows in sets]
+    times, time = np.unique(np.concatenate(times), return_inverse=True)
+    different, number = np.unique(np.concatenate(of_windows) * len(times) + time, return_inverse=True)
+    ends = np.cumsum([windows.num_windows for windows in sets])
+    return np.split(number, ends[:-1]), len(different)
 
 
 def canonical_order(windows: WindowClusters) -> np.ndarray:

@@ -185,6 +185,11 @@ class Curriculum:
                 f"phase 1 ({first.name}): kind triplets makes embeddings of length 1; pass --unit-norm, so "
                 "that the phases that go on from it do, too."
             )
+        if first.freeze and not self.start_from:
+            raise CurriculumError(
+                f"phase 1 ({first.name}): freeze keeps an encoder that has learned nothing; put a phase "
+                "before it, or pass --start-from."
+            )
         if self.labels and last.kind != CLASSIFIER:
             raise CurriculumError(
                 f"labels are for a phase of kind classifier, and the last, {last.name}, is of kind "
@@ -259,6 +264,8 @@ class Curriculum:
         if phase.kind == CLASSIFIER:
             of_classifier = {
                 "clips": self.clips, "labels": self.labels, "exclude_folds": self.exclude_folds,
+                "multi_label": phase.multi_label, "hard": phase.hard, "class_balance": phase.class_balance,
+                "freeze": phase.freeze,
             }  # fmt: skip
             return training.train_classifier, arguments | of_classifier
         of_pairs = {"unit_norm": self.unit_norm, "audio_audio_weight": phase.audio_audio_weight}

@@ -7,11 +7,13 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from tfsound.examples import AUDIO_AUDIO, AUDIO_IMAGE
+from tfsound.examples import AUDIO_AUDIO, AUDIO_IMAGE, CLASS_BALANCES
 
 COINCIDENCE, CLASSIFIER, TRIPLETS = "coincidence", "classifier", "triplets"
 KINDS = (COINCIDENCE, CLASSIFIER, TRIPLETS)
 _DECAYS = ("constant", "cosine")
+_WORDS = {"kind": KINDS, "learning_rate_decay": _DECAYS, "class_balance": CLASS_BALANCES}
+_FLAGS = ("multi_label", "hard", "freeze")
 _NAME = re.compile(r"[a-z0-9][a-z0-9+_-]{0,39}")  # a folder is named after it
 _MOST = 10**9
 # field: type, least, most
@@ -37,7 +39,7 @@ FIELDS = {
         *_OF_ALL, "modalities", "audio_audio_weight", "num_clusters", "cluster_weight", "diversity_weight",
         "max_time_gap_seconds", "num_examples",
     ),
-    CLASSIFIER: _OF_ALL,
+    CLASSIFIER: (*_OF_ALL, *_FLAGS, "class_balance"),
     TRIPLETS: (*_OF_ALL, "constraints", "num_examples"),
 }  # fmt: skip
 
@@ -65,6 +67,7 @@ class Phase:
       max_time_gap_seconds: coincidence: Delta T.
       num_examples: coincidence, triplets: how many pairs of each kind, or triplets, to sample.
       constraints: triplets: as the job `triplets` takes them.
+      multi_label, hard, class_balance, freeze: classifier: as `training.train_classifier` takes them.
 
     Raises:
       CurriculumError: a field out of range, or one that is not of this kind of phase.
@@ -86,12 +89,16 @@ class Phase:
     max_time_gap_seconds: float = 10.0
     num_examples: int = 20000
     constraints: tuple[str, ...] = ()
+    multi_label: bool = True
+    hard: bool = False
+    class_balance: str = "natural"
+    freeze: bool = False
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             expected = "a name of at most 40 small letters, digits, `+`, `-` and `_`"
             raise CurriculumError(f"name must be {expected}, got {_shown(self.name)}.")
-        for field, words in (("kind", KINDS), ("learning_rate_decay", _DECAYS)):
+        for field, words in _WORDS.items():
             if getattr(self, field) not in words:
                 raise _problem(field, f"one of {', '.join(words)}", getattr(self, field))
         for field in dataclasses.fields(self):
@@ -103,6 +110,9 @@ class Phase:
             if not is_number or not least <= value <= most:
                 expected = "a whole number" if kind is int else "a number"
                 raise _problem(field, f"{expected} from {least:g} to {most:g}", value)
+        for field in _FLAGS:
+            if not isinstance(getattr(self, field), bool):
+                raise _problem(field, "true or false", getattr(self, field))
         for field, of_kind in (("modalities", COINCIDENCE), ("constraints", TRIPLETS)):
             self._require_words(field, is_used=self.kind == of_kind)
         if not set(self.modalities) <= {AUDIO_AUDIO, AUDIO_IMAGE}:

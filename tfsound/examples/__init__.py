@@ -12,7 +12,7 @@ Strings are UTF-8.
 from tfsound.examples.clips import Clip, decode_clip, encode_clip, iter_clips
 from tfsound.examples.labelled_windows import (
     CLASS_BALANCES,
-    LabelledWindows,
+    LabelledWindowIndex,
     index_labelled_windows,
     labelled_window_dataset,
 )
@@ -68,7 +68,7 @@ __all__ = [
     "DatasetError",
     "DatasetInfo",
     "FrameRef",
-    "LabelledWindows",
+    "LabelledWindowIndex",
     "Shard",
     "WindowRef",
     "coincidence_dataset",

@@ -22,7 +22,7 @@ from tfsound.examples.clips import Clip, decode_clip
 from tfsound.examples.records import read_records
 from tfsound.examples.sidecar import CLIPS, DatasetError, DatasetInfo, read_dataset_info, require_folds
 from tfsound.examples.streams import log_mel_windows, shard_paths
-from tfsound.window_labels import WindowKey, WindowLabels, milliseconds, window_starts
+from tfsound.window_labels import WindowFinder, WindowLabels, milliseconds, window_starts
 
 NATURAL, UNIFORM = "natural", "uniform"
 CLASS_BALANCES = (NATURAL, UNIFORM)
@@ -32,7 +32,7 @@ _NO_ROW = -1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LabelledWindows:
+class LabelledWindowIndex:
     """Windows to learn from: where each is, and what it is labelled with.
 
     Attributes:
@@ -85,7 +85,7 @@ def index_labelled_windows(
     *,
     folds: tuple[str, ...] = (),
     exclude_folds: tuple[str, ...] = (),
-) -> LabelledWindows:
+) -> LabelledWindowIndex:
     """Finds the windows of a set of clips that something is known of; reads the whole set once.
 
     Args:
@@ -107,12 +107,17 @@ def index_labelled_windows(
         require_folds(info, chosen, clips)
     paths = shard_paths([clips], [info])
     own_rows: dict[tuple[str, ...], int] = {}
-    left = {} if labels is None else labels.row_of_window()
+    finder = None if labels is None else labels.finder()
+    is_found = np.zeros(0 if labels is None else len(labels.row), bool)
+    # The last is that of place -1: of windows that are not labelled.
+    label_rows = np.append([] if labels is None else labels.row, _NO_ROW).astype(np.int64)
     parts = []
     for shard, offset, clip in _clips_at(paths, info):
         num_windows = info.mel_params.num_windows(len(clip.mel_energy))
         if labels is not None:
-            rows = _pop_rows(left, clip, num_windows, info.mel_params)
+            labelled = _find_windows(finder, clip, num_windows, info.mel_params)
+            rows = label_rows[labelled]
+            is_found[labelled[labelled >= 0]] = True
         elif clip.labels:
             rows = np.full(num_windows, own_rows.setdefault(clip.labels, len(own_rows)))
         else:
@@ -120,12 +125,12 @@ def index_labelled_windows(
         if clip.fold not in exclude_folds and (not folds or clip.fold in folds):
             offsets = offset + np.arange(num_windows) * window_bytes(info.mel_params)
             parts.append(np.stack([np.full(num_windows, shard), offsets, rows])[:, rows != _NO_ROW])
-    if left:
-        raise _not_there(left, len(labels.clip_ids), clips)
+    if not is_found.all():
+        raise _not_there(labels, is_found, clips)
     shards, offsets, rows = np.concatenate([np.zeros((3, 0), np.int64), *parts], axis=1)
     is_known = slice(None) if labels is None else np.asarray(labels.row_is_known)[rows]
     row_labels = _labels_of(own_rows, info.label_names) if labels is None else labels.row_labels
-    windows = LabelledWindows(
+    windows = LabelledWindowIndex(
         paths=tuple(paths),
         shard=shards[is_known].astype(np.int32),
         offset=offsets[is_known],
@@ -155,20 +160,20 @@ def _clips_at(paths: list[str], info: DatasetInfo) -> Iterator[tuple[int, int, C
             yield shard, payload_offset + record.index(clip.mel_energy.tobytes()), clip
 
 
-def _pop_rows(
-    left: dict[WindowKey, int], clip: Clip, num_windows: int, mel_params: mel.MelParams
+def _find_windows(
+    finder: WindowFinder, clip: Clip, num_windows: int, mel_params: mel.MelParams
 ) -> np.ndarray:
-    """The rows of a clip's windows, int64, (windows,), taken out of those that are left to find."""
-    starts = milliseconds(window_starts(clip.start_seconds, num_windows, mel_params.context_seconds))
-    rows = [left.pop((clip.clip_id, start), _NO_ROW) for start in starts.tolist()]
-    return np.asarray(rows, np.int64)
+    """The place of each window of a clip among those that are labelled, int64, (windows,); -1 for none."""
+    starts = window_starts(clip.start_seconds, num_windows, mel_params.context_seconds)
+    return finder.find(clip.clip_id, milliseconds(starts))
 
 
-def _not_there(left: dict[WindowKey, int], num_labelled: int, clips: str) -> DatasetError:
-    clip_id, start = next(iter(left))
+def _not_there(labels: WindowLabels, is_found: np.ndarray, clips: str) -> DatasetError:
+    first, num_labelled = int(is_found.argmin()), len(is_found)
+    start = milliseconds(labels.start_seconds)[first]
     return DatasetError(
-        f"{len(left):,} of {num_labelled:,} labelled windows are not in {clips}, such as that of clip "
-        f"{clip_id!r} at {start / 1000} s; name the clips that were asked about."
+        f"{num_labelled - is_found.sum():,} of {num_labelled:,} labelled windows are not in {clips}, such as "
+        f"that of clip {labels.clip_ids[first]!r} at {start / 1000} s; name the clips that were asked about."
     )
 
 
@@ -182,7 +187,7 @@ def _labels_of(rows: dict[tuple[str, ...], int], class_names: tuple[str, ...]) -
 
 
 def labelled_window_dataset(
-    windows: LabelledWindows,
+    windows: LabelledWindowIndex,
     *,
     batch_size: int,
     class_balance: str = NATURAL,
@@ -237,7 +242,7 @@ def labelled_window_dataset(
 class _Draws:
     """Which window is at each place of the stream."""
 
-    def __init__(self, windows: LabelledWindows, class_balance: str, seed: int):
+    def __init__(self, windows: LabelledWindowIndex, class_balance: str, seed: int):
         self._seed = seed
         self._groups = [np.arange(windows.num_windows)]
         if class_balance == UNIFORM:
@@ -261,7 +266,7 @@ class _Draws:
 class _Reader:
     """Reads windows from their places in the shards; keeps some files open."""
 
-    def __init__(self, windows: LabelledWindows):
+    def __init__(self, windows: LabelledWindowIndex):
         self._windows = windows
         self._num_bytes = window_bytes(windows.mel_params)
         self._open = functools.lru_cache(maxsize=_NUM_OPEN_FILES)(_open_shard)

@@ -34,6 +34,8 @@ class CoincidenceModel(keras.Model):
     Args:
       audio_encoder: f, log-mel (batch, frames, mel_bins) -> (batch, embedding_dim).
       image_encoder: g, images (batch, height, width, 3) -> (batch, embedding_dim); none for sound alone.
+      has_audio_audio: whether there are pairs of two sounds; without, there is no `audio_audio_head`, as
+        without images there is no `audio_image_head`: no head is kept that nothing trains.
       audio_audio_weight: alpha, in [0, 1].
       negatives: `all_pairs` of the global batch are false but the diagonal, or one at `random` a row
         (rows d and h of table 1).
@@ -51,8 +53,8 @@ class CoincidenceModel(keras.Model):
     Row i of one and of the other coincide. Each replica must have as many rows as the others.
 
     Raises:
-      ValueError: a weight or a word out of range; a batch of neither kind, of images without an image
-      encoder, or of one pair, which has no negative; one cluster.
+      ValueError: a weight or a word out of range; no kind of pairs; a batch of neither kind, of a kind that
+      the model has no head for, or of one pair, which has no negative; one cluster.
 
     Source: Jansen et al. 2020, sections 3.1, 3.2 and 3.4.
     """
@@ -62,6 +64,7 @@ class CoincidenceModel(keras.Model):
         audio_encoder: keras.Model,
         image_encoder: keras.Model | None = None,
         *,
+        has_audio_audio: bool = True,
         audio_audio_weight: float = 0.1,
         negatives: str = "all_pairs",
         block_size: int | None = None,
@@ -81,10 +84,15 @@ class CoincidenceModel(keras.Model):
             raise ValueError(f"diversity_weight must be finite and at least 0, got {diversity_weight}.")
         if num_clusters < 0 or num_clusters == 1:
             raise ValueError(f"num_clusters must be 0, for none, or at least 2, got {num_clusters}.")
+        if image_encoder is None and not has_audio_audio:
+            raise ValueError(
+                "has_audio_audio must be true without an image_encoder: there are no other pairs."
+            )
         if negatives not in NEGATIVES:
             raise ValueError(f"negatives must be one of {list(NEGATIVES)}, got {negatives!r}.")
         self.audio_encoder = audio_encoder
         self.image_encoder = image_encoder
+        self.has_audio_audio = has_audio_audio
         self.audio_audio_weight = audio_audio_weight
         self.negatives = negatives
         self.block_size = block_size
@@ -94,8 +102,9 @@ class CoincidenceModel(keras.Model):
         self.cluster_weight = cluster_weight
         self.diversity_weight = diversity_weight
         self.seed = seed
-        self.audio_audio_head = self._make_head("audio_audio_head", audio_encoder)
-        self.audio_image_head = None
+        self.audio_audio_head = self.audio_image_head = None
+        if has_audio_audio:
+            self.audio_audio_head = self._make_head("audio_audio_head", audio_encoder)
         if image_encoder is not None:
             self.audio_image_head = self._make_head("audio_image_head", image_encoder)
         self.cluster_head = None
@@ -105,7 +114,7 @@ class CoincidenceModel(keras.Model):
             self.cluster_head.built = True
         self._loss_mean = keras.metrics.Mean("loss")
         measures = {
-            "audio_audio": _PAIR_MEASURES,
+            "audio_audio": _PAIR_MEASURES if has_audio_audio else None,
             "audio_image": _PAIR_MEASURES if image_encoder is not None else None,
             "cluster": _CLUSTER_MEASURES if num_clusters else None,
         }
@@ -128,8 +137,8 @@ class CoincidenceModel(keras.Model):
             for name in ("audio_encoder", "image_encoder")
         }
         names = (
-            "name", "audio_audio_weight", "negatives", "block_size", "hidden_units", "head_dtype",
-            "num_clusters", "cluster_weight", "diversity_weight", "seed",
+            "name", "has_audio_audio", "audio_audio_weight", "negatives", "block_size", "hidden_units",
+            "head_dtype", "num_clusters", "cluster_weight", "diversity_weight", "seed",
         )  # fmt: skip
         return encoders | {name: getattr(self, name) for name in names}
 
@@ -233,11 +242,13 @@ class CoincidenceModel(keras.Model):
         return pairs
 
     def _require_known(self, batch: dict) -> None:
-        known = {"audio_audio"} if self.image_encoder is None else set(_OTHERS)
+        known = {task for task in _OTHERS if self._head(task) is not None}
         if not batch or not set(batch) <= known:
             expected = "audio_audio, audio_image or both"
             if self.image_encoder is None:
                 expected = "audio_audio (this model has no image_encoder)"
+            elif not self.has_audio_audio:
+                expected = "audio_image (this model has no audio_audio_head)"
             raise ValueError(
                 f"a batch must hold {expected}, got {sorted(batch)}; see examples.coincidence_dataset."
             )
@@ -313,7 +324,7 @@ class CoincidenceModel(keras.Model):
           batch_size: how many go through an encoder at once.
 
         Raises:
-          ValueError: images for a model without an image encoder; an array of neither kind.
+          ValueError: candidates of a kind that the model has no head for; an array of neither kind.
         """
         rank = np.ndim(images_or_audio)
         if rank not in (3, 4):
@@ -339,7 +350,7 @@ class CoincidenceModel(keras.Model):
           Logits, float32, (queries, candidates).
 
         Raises:
-          ValueError: `audio_image` of a model without an image encoder.
+          ValueError: a task that the model has no head for.
         """
         self._require_known({task: right})
         if not len(left) or not len(right):

@@ -167,7 +167,9 @@ def _encoder_settings(start_from: str, encoder: str, embedding_dim: int, resumed
     return started
 
 
-def _usable(windows: examples.LabelledWindows, *, multi_label: bool, hard: bool) -> examples.LabelledWindows:
+def _usable(
+    windows: examples.LabelledWindowIndex, *, multi_label: bool, hard: bool
+) -> examples.LabelledWindowIndex:
     """The windows that can be learned from, with labels as the loss takes them.
 
     Raises:

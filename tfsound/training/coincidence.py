@@ -98,8 +98,9 @@ def train_coincidence(
       overwrite: remove an earlier run in the output folder.
 
     Returns:
-      The run's summary. The run holds the audio encoder as a run on triplets does, and the whole model; see
-      `load_cluster_head` for the clusters.
+      The run's summary. The run holds the audio encoder as a run on triplets does, and the whole model, with
+      the heads of those kinds of pairs that it learned from and no other: a run that goes on from it with
+      another kind starts that head anew. See `load_cluster_head` for the clusters.
 
     Raises:
       DatasetError: pairs that are missing, damaged or do not fit together; ValueError: a parameter is out of
@@ -154,6 +155,8 @@ def train_coincidence(
 def load_coincidence_model(run: str) -> tuple[models.CoincidenceModel, mel.MelParams]:
     """The model of a finished run on pairs, and the front end that it was trained with.
 
+    Its heads are of the kinds of pairs that the run learned from; the others are None.
+
     Raises:
       TrainingError: no such run, one that is not finished, or one on something else than pairs.
     """
@@ -204,6 +207,7 @@ def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool
     model = models.CoincidenceModel(
         build(config["encoder"], (mel_params.context_frames, mel_params.mel_bins)),
         build(image_encoder, IMAGE_SHAPE) if image_encoder else None,
+        has_audio_audio=bool(config["audio_audio"]),
         audio_audio_weight=config["audio_audio_weight"],
         num_clusters=config["num_clusters"],
         cluster_weight=config["cluster_weight"],
