@@ -215,7 +215,7 @@ def test_parameters_are_refused_at_once(tmp_path, parameters, message):
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").touch()
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="exists and is no output of quickstart; name another --output"):
+        with pytest.raises(ValueError, match="exists and is no output of quickstart; name another output"):
             quickstart.quickstart(str(tmp_path), overwrite=overwrite)
     assert (tmp_path / "thesis.txt").exists()
 

@@ -335,6 +335,7 @@ def test_parse_constraints_joined_or_apart():
         "noise", "translation", "mixing", "proximity", "labels"
     ]  # fmt: skip
     assert len(sampling.parse_constraints(["noise:0.5,noise:1"])) == 2
+    assert sampling.parse_constraints(",".join(texts)) == found
     assert (
         sampling.parse_constraints([" noise : 0.5, translation:10 ", "mixing , proximity,labels "]) == found
     )

@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         with _own_warnings_in_words(options.command):
             result = arguments.call(parser, function, own_arguments)
     except KeyboardInterrupt:
-        message = "interrupted; run the same command again to go on."
+        message = "interrupted; the same command again goes on, or starts anew where nothing was kept."
         print(f"\ntfsound {options.command}: {message}", file=sys.stderr)
         return _EXIT_INTERRUPTED
     except _EXPECTED as error:

@@ -80,7 +80,7 @@ def take_up(output: str, settings: dict, *, overwrite: bool, job: str) -> None:
         clear(output)
     elif names not in ([], [parameters_name]):  # alone, it says of what nothing came
         if parameters_name not in names:
-            raise ValueError(f"{output} exists and is no output of {job}; name another --output.")
+            raise ValueError(f"{output} exists and is no output of {job}; name another output.")
         with open(path) as file:
             begun = json.load(file)
         different = [key for key in settings if begun.get(key) != settings[key]]
@@ -88,7 +88,7 @@ def take_up(output: str, settings: dict, *, overwrite: bool, job: str) -> None:
             shown = ", ".join(f"{key}: {begun.get(key)!r} then, {settings[key]!r} now" for key in different)
             raise ValueError(
                 f"{output} was begun with other parameters ({shown}); "
-                "pass --overwrite to start anew, or name another --output."
+                "pass --overwrite to start anew, or name another output."
             )
         return
     os.makedirs(output, exist_ok=True)

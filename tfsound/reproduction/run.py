@@ -142,7 +142,7 @@ def _describe(results: Mapping[str, units.Results], folds: tuple[str, ...]) -> s
         fold for kinds in results.values() for rows in kinds.values() for of in rows.values() for fold in of
     ]
     hours = sum(fold.get(units.SECONDS, 0.0) for fold in figures) / 3600
-    text = f"{len(folds)} held-out fold(s), {hours:.1f} hours."
+    text = f"{len(folds)} held-out fold(s), {hours:.1f} hours. Recovery is the mean of each fold's own."
     protocols = dict.fromkeys(fold["protocol"] for fold in figures if "protocol" in fold)
     if not protocols:
         return text

@@ -353,16 +353,17 @@ def constraint_text(constraint: Constraint | Labels) -> str:
     return ":".join([constraint.name, *values])
 
 
-def parse_constraints(texts: Sequence[str]) -> tuple[Constraint | Labels, ...]:
-    """Constraints from texts that hold one, or several joined by commas.
+def parse_constraints(texts: str | Sequence[str]) -> tuple[Constraint | Labels, ...]:
+    """Constraints from one text or several, each of which holds one, or some joined by commas.
 
     Raises:
       ValueError: see `parse_constraint`; also none at all, or one twice.
     """
+    texts = [texts] if isinstance(texts, str) else list(texts)
     parsed = tuple(parse_constraint(text) for joined in texts for text in joined.split(","))
     if not parsed or len(set(parsed)) < len(parsed):
         raise ValueError(
-            f"constraints must be at least one, each another, got {list(texts)}; "
+            f"constraints must be at least one, each another, got {texts}; "
             "name each once, such as proximity:10."
         )
     return parsed
