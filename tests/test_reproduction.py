@@ -108,10 +108,13 @@ def test_what_is_finished_is_kept(reproduced, data, capsys):
     scores = sorted((output / "scores").rglob("*.json"))
     assert len(scores) == 26
     scores[0].unlink()
+    (output / "windows").mkdir()
+    (output / "windows" / "train").write_text("of a call that was killed")
     assert str(reproduce(data, output, folds=("2",))) == text
     printed = capsys.readouterr().out
     assert printed.count("about 0 min left") == 1
     assert "[26/26]" in printed
+    assert not (output / "windows").exists()
 
 
 @pytest.mark.parametrize(

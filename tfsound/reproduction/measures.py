@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -129,7 +129,10 @@ class Measures:
     ) -> Iterator[tuple[evaluation.LabelledWindows, evaluation.LabelledWindows]]:
         """Windows of the folds to learn from, and of this one; log-mel windows, which are large, on disk."""
         is_large = embed in (None, evaluation.embed_baseline)
-        with tempfile.TemporaryDirectory(prefix="windows-", dir=self._output) as folder:
+        folder = os.path.join(self._output, "windows")
+        shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed
+        os.makedirs(folder)
+        try:
             yield tuple(
                 evaluation.embed_windows(
                     examples.iter_clips(self.clips, folds=chosen), embed, self.mel_params,
@@ -140,3 +143,5 @@ class Measures:
                     ("train", self.folds.of_training(fold)), ("test", self.folds.of_test(fold))
                 )
             )  # fmt: skip
+        finally:
+            shutil.rmtree(folder)
