@@ -195,7 +195,7 @@ def conv_norm(channels_in, channels_out, size=3):
 
 
 @pytest.mark.parametrize("colours", [1, 3])
-@pytest.mark.parametrize(("name", "first_width"), [("vgg", 64), ("vgg_small", 16)])
+@pytest.mark.parametrize(("name", "first_width"), [("vgg", 64), ("vgg_small", 8)])
 def test_vgg_has_the_parameters_worked_out_by_hand(name, first_width, colours):
     shape = (96, 64) if colours == 1 else (128, 128, 3)
     encoder = networks.build_encoder(name, input_shape=shape)
