@@ -256,3 +256,15 @@ def test_models_side_by_side(labelled):
     assert math.isclose(table.spread("without labels", "sound -> picture R@1").mean, 1.0)
     with pytest.raises(evaluation.EvaluationError, match="a table needs scores"):
         evaluation.retrieval_table({"joint": []})
+
+
+def test_folds_of_fewer_classes_have_a_column_and_a_chance_of_their_own(labelled):
+    fewer = [clip for clip in labelled if clip.labels != (CLASSES[2],)]
+    results = [
+        evaluation.cross_modal_retrieval(clips, by_label(clips), tiny.PARAMS) for clips in (labelled, fewer)
+    ]
+    table = evaluation.retrieval_table({"joint": results})
+    measure = "sound -> picture R@1 of 2 classes"
+    assert table.scores("joint", measure) == (1.0,)
+    assert table.scores(evaluation.CHANCE, measure) == (0.5,)
+    assert len(table.scores("joint", "sound -> picture R@1")) == 2

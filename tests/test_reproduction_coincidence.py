@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tiny
 
 from tfsound import datasets, evaluation, networks, reproduction
 from tfsound.reproduction import coincidence_paper, labelling, scales
+from tfsound.reproduction.coincidence_tables import CoincidenceTables
 
 ROWS = [row.name for row in coincidence_paper.TABLE_1]
 ACROSS = "Retrieval across modalities"
@@ -152,3 +154,21 @@ def test_sound_alone_gives_the_rows_of_sound(tmp_path):
         "e.",
     ]
     assert ACROSS not in text
+
+
+def test_folds_of_other_numbers_of_classes_are_one_table():
+    """What all folds have is over all of them, what one has is of that one."""
+    tables = CoincidenceTables(None, types.SimpleNamespace(has_images=True), scales.SCALES["tiny"], 0)
+    folds = [
+        {"measures": {"R@1": 0.4, "R@1 of 3": 0.9}, "chance": {"R@1": 0.1, "R@1 of 3": 1 / 3}},
+        {"measures": {"R@1": 0.6, "R@1 of 2": 0.8}, "chance": {"R@1": 0.1, "R@1 of 2": 1 / 2}},
+        {"measures": {"R@1": 0.5}, "chance": {"R@1": 0.1}},
+    ]
+    scores = [{evaluation.QUERY_BY_EXAMPLE: score, evaluation.ONE_LAYER: score} for score in (0.4, 0.5, 0.6)]
+    rows = {name: scores for name in ROWS}
+    across = {name: folds for name in ROWS if name.startswith("f")}
+    results = {"1": {"retrieval": rows, "classification": rows, "across": across}}
+    table = tables.tables(results)[ACROSS]
+    assert table.scores("f. AV coincidence", "R@1") == (0.4, 0.6, 0.5)
+    assert table.scores("f. AV coincidence", "R@1 of 3") == (0.9,)
+    assert table.scores(evaluation.CHANCE, "R@1 of 2") == (0.5,)

@@ -33,6 +33,7 @@ from tfsound.evaluation.cross_modal import (
     cross_modal_retrieval,
     evaluate_cross_modal,
     retrieval_table,
+    score_columns,
     score_matrix,
     windows_and_frames,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "query_by_example",
     "retrieval_table",
     "score_clips",
+    "score_columns",
     "score_matrix",
     "segment_scores",
     "windows_and_frames",

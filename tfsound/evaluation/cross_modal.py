@@ -256,6 +256,16 @@ def _by_class(
     }
 
 
+def score_columns(results: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Each measure's figures over folds or seeds.
+
+    Where one fold has fewer classes than another, their measures have other names: each column holds the
+    figures of those folds that have it.
+    """
+    names = dict.fromkeys(name for result in results for name in result)
+    return {name: [result[name] for result in results if name in result] for name in names}
+
+
 def retrieval_table(rows: Mapping[str, Sequence[CrossModalRetrieval]]) -> ScoreTable:
     """Retrieval across modalities of several models side by side, over folds or seeds, chance below.
 
@@ -265,17 +275,14 @@ def retrieval_table(rows: Mapping[str, Sequence[CrossModalRetrieval]]) -> ScoreT
     Raises:
       EvaluationError: no result at all.
     """
-    table: dict[str, dict[str, list[float]]] = {}
-    for name, results in rows.items():
-        for result in results:
-            for measure, value in result.measures().items():
-                table.setdefault(name, {}).setdefault(measure, []).append(value)
-    results = next((results for results in rows.values() if results), ())
-    if results:
-        table[CHANCE] = {
-            measure: [result.chance()[measure] for result in results if measure in result.chance()]
-            for measure in results[0].chance()
-        }
+    table = {
+        name: score_columns([result.measures() for result in results])
+        for name, results in rows.items()
+        if results
+    }
+    first = next((results for results in rows.values() if results), ())
+    if first:
+        table[CHANCE] = score_columns([result.chance() for result in first])
     return ScoreTable(table)
 
 

@@ -86,18 +86,14 @@ class CoincidenceTables:
             tables[f"Table {_NUMBER}: {measure}"] = table
         if "across" in figures:
             rows = {
-                name: _columns([fold["measures"] for fold in folds])
+                name: evaluation.score_columns([fold["measures"] for fold in folds])
                 for name, folds in figures["across"].items()
             }
             chance = [fold["chance"] for fold in next(iter(figures["across"].values()))]
-            rows[evaluation.CHANCE] = _columns(chance)
+            rows[evaluation.CHANCE] = evaluation.score_columns(chance)
             tables["Retrieval across modalities"] = evaluation.ScoreTable(rows)
         return tables
 
     def pictures(self, results: Mapping[str, Results]) -> dict:
         """What labels are worth; of table 1 the paper has no plot."""
         return self._label_tables.pictures(results)
-
-
-def _columns(folds: list[dict]) -> dict[str, list[float]]:
-    return {name: [fold[name] for fold in folds] for name in folds[0]}
