@@ -45,17 +45,17 @@ def cut_on_windows(
     window is left out, unless it is all there is.
 
     Args:
-      blocks: float32, (samples,) each, in order.
+      blocks: float32, (samples,) or (samples, 2) each, in order.
     """
     step = windows_per_piece * mel_params.context_frames * mel_params.hop_samples
     length = mel_params.samples_of(windows_per_piece * mel_params.context_frames)
-    held, is_first = np.zeros(0, np.float32), True
+    held, is_first = None, True
     for block in blocks:
-        held = np.concatenate([held, block])
+        held = block if held is None else np.concatenate([held, block])
         while len(held) >= length:
             yield held[:length]
             held, is_first = held[step:], False
-    if is_first or len(held) >= mel_params.context_samples:
+    if held is not None and (is_first or len(held) >= mel_params.context_samples):
         yield held
 
 
@@ -65,9 +65,11 @@ def _mel_energies_function(mel_params: mel.MelParams):
 
     def mel_energies(samples):
         with tf.device("/CPU:0"):  # the same bytes with a GPU and without
-            return mel.mel_energies(mel.pad_to_context(samples, mel_params), mel_params)
+            waveform = samples if mel_params.num_channels == 1 else tf.transpose(samples)
+            return mel.mel_energies(mel.pad_to_context(waveform, mel_params), mel_params)
 
-    return tf.function(mel_energies, input_signature=[tf.TensorSpec([None], tf.float32)])
+    shape = [None] if mel_params.num_channels == 1 else [None, mel_params.num_channels]
+    return tf.function(mel_energies, input_signature=[tf.TensorSpec(shape, tf.float32)])
 
 
 def clip_examples(
@@ -98,6 +100,7 @@ def clip_examples(
             start_seconds=start,
             end_seconds=row.end_seconds,
             block_seconds=piece_seconds,
+            num_channels=mel_params.num_channels,
         )
         take_frames = _no_frames
         if frames_per_second and row.image_uri:

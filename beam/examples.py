@@ -239,6 +239,8 @@ def make_examples(
     output: str,
     *,
     mel_preset: str = "audioset",
+    context_seconds: float = 0.0,
+    num_channels: int = 1,
     max_clip_seconds: float = 57.6,
     frames_per_second: float = 0.0,
     max_failure_fraction: float = 0.1,
@@ -257,7 +259,11 @@ def make_examples(
     Args:
       manifest: the manifest, CSV or JSON Lines, on any Beam file system; or a quoted pattern for several.
       output: the folder to make.
-      mel_preset: the front end, `audioset` or `yamnet`.
+      mel_preset: the front end, `audioset`, `yamnet`, or `esresnet` for 44.1 kHz and three bands of the plain
+        spectrum as channels of an image.
+      context_seconds: how much of a sound an encoder sees at a time; 0 for the preset's, 0.96 s, or 5 s with
+        `esresnet`. A shorter clip is padded with silence.
+      num_channels: 1 for mono, to which all channels are mixed, 2 for stereo, where mono is twice the same.
       max_clip_seconds: longer clips become several examples, cut on window boundaries.
       frames_per_second: how many frames of video a second to take, or copies of a clip's still picture, as
         JPEGs of 128 x 128; 0 for none. The paper takes 1.
@@ -282,7 +288,7 @@ def make_examples(
         )
     if frames_per_second:
         media.check_frames_per_second(frames_per_second)
-    mel_params = mel.preset(mel_preset)
+    mel_params = mel.preset(mel_preset, context_seconds=context_seconds, num_channels=num_channels)
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
     )

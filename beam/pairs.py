@@ -62,7 +62,7 @@ class DrawnPairs:
 
     def estimate(self, info: examples.DatasetInfo, num_shards: int) -> drawn_sets.Estimate:
         """The size of a set from a set of clips, from the size of one record with ids of 24 characters."""
-        window = bytes(self.mel_params.context_frames * self.mel_params.mel_bins * 2)
+        window = bytes(self.mel_params.context_frames * self.mel_params.num_columns * 2)
         ref = examples.WindowRef("c" * 24, "r" * 24, 0.0)
         other, other_ref = window, ref
         if self._has_images:

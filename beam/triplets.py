@@ -51,7 +51,7 @@ class DrawnTriplets:
     ) -> Iterator[bytes]:
         for draw in triplets.draw_triplets(slots, self.plan, totals, load_bucket, self._num_frames):
             energies = [reader.read(location) for location in draw.locations]
-            yield triplets.encode_draw(draw, self.plan, energies, self.mel_params.mel_bins)
+            yield triplets.encode_draw(draw, self.plan, energies, self.mel_params.num_columns)
 
     def sidecar_fields(self, totals: windows.Totals) -> dict:
         parameters = {
@@ -68,7 +68,7 @@ class DrawnTriplets:
 
     def estimate(self, num_shards: int) -> drawn_sets.Estimate:
         """The size of a set, from the size of one record with ids of 24 characters."""
-        window = bytes(self._num_frames * self.mel_params.mel_bins * 2)
+        window = bytes(self._num_frames * self.mel_params.num_columns * 2)
         ref = examples.WindowRef("c" * 24, "r" * 24, 0.0)
         record = examples.encode_triplet((window,) * 3, (ref,) * 3, self.plan.constraints[0].name)
         counts = dict(zip(self.constraint_texts, self.plan.counts, strict=True))

@@ -91,7 +91,7 @@ class _IndexShard(beam.DoFn):
     def process(self, shard_and_path):
         shard, path = shard_and_path
         for payload_offset, record in examples.read_records(path):
-            clip = examples.decode_clip(record, self._mel_params.mel_bins)
+            clip = examples.decode_clip(record, self._mel_params.num_columns)
             num_windows = self._mel_params.num_windows(len(clip.mel_energy))
             if clip.fold in self._exclude_folds or not num_windows:
                 continue
@@ -197,7 +197,7 @@ class WindowReader:
 
     def __init__(self, paths: Sequence[str], mel_params: mel.MelParams):
         self._paths = paths
-        self._num_bytes = mel_params.context_frames * mel_params.mel_bins * 2
+        self._num_bytes = mel_params.context_frames * mel_params.num_columns * 2
         self._open = functools.lru_cache(maxsize=64)(self._open_shard)
 
     def _open_shard(self, shard: int):

@@ -41,9 +41,10 @@ class Embedder(tf.Module):
         return tf.saved_model.Asset(path)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        window = [self._mel_params.context_frames, self._mel_params.mel_bins]
+        window = self._mel_params.window_shape
+        waveform = [None, None] if self._mel_params.num_channels == 1 else [None, 2, None]
         specs = {
-            "serving_default": (self.waveform, tf.TensorSpec([None, None], tf.float32, "waveform")),
+            "serving_default": (self.waveform, tf.TensorSpec(waveform, tf.float32, "waveform")),
             "wav_bytes": (self.wav_bytes, tf.TensorSpec([None], tf.string, "wav_bytes")),
             "log_mel": (self.log_mel, tf.TensorSpec([None, *window], tf.float32, "log_mel")),
         }
@@ -53,21 +54,23 @@ class Embedder(tf.Module):
         }
 
     def waveform(self, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-        lengths = tf.fill([tf.shape(waveform)[0]], tf.shape(waveform)[1])
+        lengths = tf.fill([tf.shape(waveform)[0]], tf.shape(waveform)[-1])
         return self._of_clips(waveform, lengths)
 
     def wav_bytes(self, wav_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        is_mono = self._mel_params.num_channels == 1
         decoded = tf.map_fn(
             self._decode_wav, wav_bytes,
-            fn_output_signature=tf.RaggedTensorSpec([None], tf.float32, ragged_rank=0),
+            fn_output_signature=tf.RaggedTensorSpec([None] if is_mono else [None, 2], ragged_rank=0),
         )  # fmt: skip
-        return self._of_clips(decoded.to_tensor(), tf.cast(decoded.row_lengths(), tf.int32))
+        waveform = decoded.to_tensor() if is_mono else tf.transpose(decoded.to_tensor(), [0, 2, 1])
+        return self._of_clips(waveform, tf.cast(decoded.row_lengths(), tf.int32))
 
     def log_mel(self, log_mel: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._of_windows(log_mel)
 
     def _decode_wav(self, data: tf.Tensor) -> tf.Tensor:
-        """One 16-bit PCM WAV file -> its mono samples."""
+        """One 16-bit PCM WAV file -> its samples, mono (samples,) or stereo (samples, 2)."""
         samples, rate = tf.audio.decode_wav(data)
         expected = self._mel_params.sample_rate
         check = tf.debugging.Assert(
@@ -75,18 +78,21 @@ class Embedder(tf.Module):
             [f"wav_bytes must be at {expected} Hz; resample the file first. Got, in Hz:", rate],
         )
         with tf.control_dependencies([check]):
-            return tf.reduce_mean(samples, axis=1)
+            if self._mel_params.num_channels == 1:
+                return tf.reduce_mean(samples, axis=1)
+            # Mono is twice the same, as `media` reads it; of more than two channels nothing is made.
+            return tf.broadcast_to(samples, [tf.shape(samples)[0], 2])
 
     def _of_clips(self, waveform: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
         """Means over the windows of clips, which are zero-padded beyond their lengths, and of each window.
 
         Args:
-          waveform: (batch, samples); lengths: (batch,).
+          waveform: (batch, samples) or (batch, 2, samples); lengths: (batch,).
         """
         params = self._mel_params
         windows = mel.log_mel_windows(waveform, params)
         batch, num_windows = tf.shape(windows)[0], tf.shape(windows)[1]
-        flat = tf.reshape(windows, [-1, params.context_frames, params.mel_bins])
+        flat = tf.reshape(windows, [-1, *params.window_shape])
         counts = (lengths - params.window_samples) // params.hop_samples + 1
         counts = tf.maximum(1, counts // params.context_frames)
         mask = tf.sequence_mask(counts, num_windows, tf.float32)[:, :, None]

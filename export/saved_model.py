@@ -2,9 +2,10 @@
 
 Signatures, all of any batch size:
 
-  serving_default  `waveform` float32 [batch, samples], in [-1, 1], at the model's rate
+  serving_default  `waveform` float32 [batch, samples], in [-1, 1], at the model's rate; of a model of stereo
+                   [batch, 2, samples]
   wav_bytes        `wav_bytes` string [batch], 16-bit PCM WAV files at the model's rate, any lengths
-  log_mel          `log_mel` float32 [batch, 96, 64], context windows
+  log_mel          `log_mel` float32 [batch, frames, columns], context windows, such as [batch, 96, 64]
 
 The first two give `embedding` [batch, d], the mean over the clip's context windows, and `window_embeddings`
 [batch, windows, d] (rows of 0 after the last window of a shorter clip); `log_mel` gives the `embedding`
@@ -44,6 +45,11 @@ def _next_version(output: str) -> int:
     return max(numbers, default=0) + 1
 
 
+def _waveform_shape(batch_size: int, num_samples: int, mel_params: mel.MelParams) -> tuple[int, ...]:
+    channels = () if mel_params.num_channels == 1 else (mel_params.num_channels,)
+    return (batch_size, *channels, num_samples)
+
+
 def _write_warm_up(directory: str, mel_params: mel.MelParams) -> bool:
     """A request for TF Serving to run when it loads the model; needs tensorflow-serving-api."""
     try:
@@ -53,7 +59,7 @@ def _write_warm_up(directory: str, mel_params: mel.MelParams) -> bool:
     os.makedirs(os.path.join(directory, "assets.extra"))
     request = predict_pb2.PredictRequest()
     request.model_spec.signature_name = "serving_default"
-    silence = np.zeros([1, mel_params.context_samples], np.float32)
+    silence = np.zeros(_waveform_shape(1, mel_params.context_samples, mel_params), np.float32)
     request.inputs["waveform"].CopyFrom(tf.make_tensor_proto(silence))
     log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
     path = os.path.join(directory, "assets.extra", "tf_serving_warmup_requests")
@@ -171,7 +177,7 @@ def largest_difference(path: str, model: keras.Model, mel_params: mel.MelParams)
     rng = np.random.default_rng(0)
     differences = []
     for num_samples in (1, mel_params.context_samples, 3 * mel_params.sample_rate):
-        waveform = rng.uniform(-1, 1, (2, num_samples)).astype(np.float32)
+        waveform = rng.uniform(-1, 1, _waveform_shape(2, num_samples, mel_params)).astype(np.float32)
         found = signature(waveform=tf.constant(waveform))
         windows = mel.log_mel_windows(waveform, mel_params)
         for name, function in live.items():

@@ -350,3 +350,18 @@ def test_help_names_every_argument(capsys):
     ):
         assert option in text
     assert "longer clips become several examples" in text
+
+
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_any_front_end_can_be_asked_for(tmp_path, num_channels):
+    path = write_noise(tmp_path / "a.wav", 3.0, rate=22_050, channels=2)
+    rows = [datasets.ManifestRow("a", "r", path)]
+    info = make(tmp_path, rows, mel_preset="esresnet", context_seconds=2.0, num_channels=num_channels)
+    params = mel.preset("esresnet", context_seconds=2.0, num_channels=num_channels)
+    assert info.mel_params == params
+    assert info.num_windows == 1
+    (clip,) = clips_of(tmp_path / "set").values()
+    waveform = media.read_audio(path, sample_rate=44_100, num_channels=num_channels)
+    expected = mel.mel_energies(waveform.T, params).numpy()
+    assert clip.mel_energy.shape[1] == params.num_columns == num_channels * 1023
+    np.testing.assert_allclose(clip.mel_energy, expected.astype(np.float16), rtol=2**-10, atol=1e-6)

@@ -66,7 +66,7 @@ def test_an_encoder_classifier_ends_in_the_average_pool(name, width):
 
 
 def test_an_encoder_classifier_needs_windows_and_a_known_name():
-    with pytest.raises(ValueError, match=r"encoder must be one of \['resnet50', .*, got 'resnet5'"):
+    with pytest.raises(ValueError, match=r"encoder must be one of \['densenet', .*, got 'resnet5'"):
         evaluation.encoder_classifier("resnet5")
     with pytest.raises(ValueError, match=r"resnet_small needs log-mel windows.*got features of shape \(6,\)"):
         evaluation.fit_classifier(make_windows(), evaluation.encoder_classifier("resnet_small"))

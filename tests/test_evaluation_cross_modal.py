@@ -56,7 +56,7 @@ def test_times_are_those_of_the_recording():
 def test_windows_are_the_log_mel_of_the_clips():
     clips = [make_clip(n) for n in range(3)]
     found = material_of(clips)
-    expected = np.concatenate([evaluation.clip_windows(clip, tiny.PARAMS) for clip in clips])
+    expected = np.concatenate([examples.clip_windows(clip, tiny.PARAMS) for clip in clips])
     np.testing.assert_array_equal(np.sort(found.log_mel.sum(axis=(1, 2))), np.sort(expected.sum(axis=(1, 2))))
 
 
@@ -91,7 +91,7 @@ def by_identity(clips):
         examples.decode_images(jpegs).numpy(), jpegs, strict=True)}  # fmt: skip
     partners = {}
     for clip in clips:
-        for window, jpeg in zip(evaluation.clip_windows(clip, tiny.PARAMS), clip.frame_jpegs, strict=True):
+        for window, jpeg in zip(examples.clip_windows(clip, tiny.PARAMS), clip.frame_jpegs, strict=True):
             partners[window.tobytes()] = jpeg
 
     def score(windows, images):
@@ -104,7 +104,7 @@ def by_label(clips):
     """A score that knows the label of a window and of a picture, and nothing else."""
     windows, pictures = {}, {}
     for clip in clips:
-        for window in evaluation.clip_windows(clip, tiny.PARAMS):
+        for window in examples.clip_windows(clip, tiny.PARAMS):
             windows[window.tobytes()] = clip.labels
         for image in examples.decode_images(list(clip.frame_jpegs)).numpy():
             pictures[image.tobytes()] = clip.labels

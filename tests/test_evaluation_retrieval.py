@@ -237,7 +237,7 @@ def test_an_export_scores_as_its_run(clip_set, run, exported):
             assert found.scores[name] == pytest.approx(values, abs=1e-6)
     embed, mel_params = evaluation.load_embed(exported)
     assert mel_params == tiny.PARAMS
-    windows = evaluation.clip_windows(tiny.make_clip(0), tiny.PARAMS)
+    windows = examples.clip_windows(tiny.make_clip(0), tiny.PARAMS)
     np.testing.assert_allclose(embed(windows), evaluation.load_embed(run)[0](windows), atol=1e-6)
 
 

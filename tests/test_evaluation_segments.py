@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from tfsound import evaluation
+from tfsound import evaluation, examples
 
 LABELS = (("bell",), ("dog",), ("rain",))
 
@@ -20,7 +20,7 @@ def naive_segment(clip, embed_window):
 
 def test_windows_are_those_of_the_front_end():
     clip = tiny.make_clip(0, num_frames=19)
-    windows = evaluation.clip_windows(clip, tiny.PARAMS)
+    windows = examples.clip_windows(clip, tiny.PARAMS)
     assert (windows.shape, windows.dtype) == ((2, 8, 8), np.float32)
     expected = np.log(clip.mel_energy[:16].astype(np.float64) + 0.01).reshape(2, 8, 8)
     np.testing.assert_allclose(windows, expected, atol=1e-6)
@@ -28,9 +28,9 @@ def test_windows_are_those_of_the_front_end():
 
 def test_a_clip_shorter_than_a_window_is_refused():
     clip = tiny.make_clip(4, num_frames=7)
-    with pytest.raises(evaluation.EvaluationError, match="clip 'clip-4' is shorter than a context window"):
-        evaluation.clip_windows(clip, tiny.PARAMS)
-    with pytest.raises(evaluation.EvaluationError, match="clip 'clip-4' is shorter than a context window"):
+    with pytest.raises(examples.DatasetError, match="clip 'clip-4' is shorter than a context window"):
+        examples.clip_windows(clip, tiny.PARAMS)
+    with pytest.raises(examples.DatasetError, match="clip 'clip-4' is shorter than a context window"):
         evaluation.embed_segments([clip], evaluation.embed_baseline, tiny.PARAMS)
 
 

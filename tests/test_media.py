@@ -361,3 +361,33 @@ def test_real_recordings_are_read_in_full(shared_data):
         assert len(waveform) / 16_000 == pytest.approx(media.audio_info(file).duration_seconds, abs=0.03), (
             file
         )
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_stereo_is_each_channel_by_itself(tmp_path, rate):
+    waveform = noise(30_000, 2).astype(np.float32)
+    soundfile.write(tmp_path / "stereo.wav", waveform, 16_000, subtype="FLOAT")
+    found = media.read_audio(tmp_path / "stereo.wav", sample_rate=rate, num_channels=2, start_seconds=0.5)
+    for channel in (0, 1):
+        soundfile.write(tmp_path / "one.wav", waveform[:, channel], 16_000, subtype="FLOAT")
+        expected = media.read_audio(tmp_path / "one.wav", sample_rate=rate, start_seconds=0.5)
+        np.testing.assert_allclose(found[:, channel], expected, atol=1e-6)
+    mono = media.read_audio(tmp_path / "stereo.wav", sample_rate=rate, start_seconds=0.5)
+    np.testing.assert_allclose(found.mean(axis=1), mono, atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_mono_as_stereo_is_twice_the_same(tmp_path):
+    write_av(tmp_path / "mono.mp4", sine(1, 48_000), 48_000, "aac", "fltp", late=0.5, video=True)
+    found = media.read_audio(tmp_path / "mono.mp4", num_channels=2)
+    mono = media.read_audio(tmp_path / "mono.mp4")
+    np.testing.assert_array_equal(found, np.stack([mono, mono], axis=1))
+
+
+def test_more_channels_than_stereo_are_refused(tmp_path):
+    soundfile.write(tmp_path / "surround.wav", noise(1000, 6), 16_000)
+    with pytest.raises(media.MediaError, match="has 6 channels; expected 1 or 2 for stereo: mix it down"):
+        media.read_audio(tmp_path / "surround.wav", num_channels=2)
+    assert media.read_audio(tmp_path / "surround.wav").shape == (1000,)
+    with pytest.raises(ValueError, match="num_channels must be 1 for mono or 2 for stereo, got 3"):
+        media.read_audio(tmp_path / "surround.wav", num_channels=3)

@@ -183,11 +183,77 @@ def test_params_survive_a_round_trip_and_name_what_is_off():
     ("fields", "message"),
     [
         ({"mel_bins": 0}, "mel_bins must be positive, got 0"),
+        ({"mel_bins": float("nan")}, "mel_bins must be positive, got nan"),
         ({"mel_max_hz": 9000.0}, "lower mel_max_hz or raise sample_rate"),
+        ({"window": "boxcar"}, r"window must be one of \('hann', 'blackman_harris'\), got 'boxcar'"),
+        ({"bins": "bark"}, r"bins must be one of \('mel', 'linear'\), got 'bark'"),
+        ({"log": ""}, r"log must be one of \('natural', 'decibel'\), got ''"),
+        ({"bins": "linear", "mel_bins": 258}, "a spectrum of 512 samples has 257 bins, got mel_bins 258"),
+        ({"num_bands": 3}, "mel_bins must be a multiple of num_bands, got 64 and 3"),
+        ({"num_channels": 3}, "num_channels must be 1 or 2, got 3"),
     ],
 )
 def test_impossible_params_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         mel.MelParams(**fields)
-    with pytest.raises(ValueError, match=r"one of \['audioset', 'yamnet'\], got 'vggish'"):
+    with pytest.raises(ValueError, match=r"one of \['audioset', 'esresnet', 'yamnet'\], got 'vggish'"):
         mel.preset("vggish")
+
+
+ESRESNET = mel.preset("esresnet")
+
+
+def oracle_decibels(waveform):
+    """FACTS' ESResNet front end, written out frame by frame in float64."""
+    phase = 2 * np.pi * np.arange(1654) / 1654
+    window = 0.35875 - 0.48829 * np.cos(phase) + 0.14128 * np.cos(2 * phase) - 0.01168 * np.cos(3 * phase)
+    rows = []
+    for start in range(0, len(waveform) - 1654 + 1, 561):
+        spectrum = np.fft.rfft(waveform[start : start + 1654].astype(np.float64) * window, 2048)
+        power = spectrum.real**2 + spectrum.imag**2
+        rows.append(10 * np.log10(np.maximum(power[:1023], 1e-18)))
+    return np.array(rows)
+
+
+def test_the_esresnet_preset_agrees_with_a_numpy_oracle():
+    rng = np.random.default_rng(0)
+    waveform = np.concatenate([0.3 * rng.standard_normal(9000), np.zeros(6000)]).astype(np.float32)
+    found = mel.log_mel(mel.mel_energies(waveform, ESRESNET), ESRESNET).numpy()
+    expected = oracle_decibels(waveform)
+    assert found.shape == expected.shape == (24, 1023)
+    np.testing.assert_allclose(found, expected, atol=1e-2)  # decibels
+    np.testing.assert_allclose(found[-1], -180, atol=1e-4)  # silence
+
+
+def test_esresnet_sees_five_seconds_in_three_bands():
+    assert (ESRESNET.window_samples, ESRESNET.hop_samples, ESRESNET.fft_length) == (1654, 561, 2048)
+    assert ESRESNET.window_shape == (391, 1023)
+    assert ESRESNET.context_samples <= 5 * 44100 < ESRESNET.context_samples + 561
+    assert ESRESNET.mel_bins // ESRESNET.num_bands == 341
+    np.testing.assert_allclose(ESRESNET.bin_hz[[0, 1, -1]], [0, 44100 / 2048, 1022 * 44100 / 2048])
+
+
+@pytest.mark.parametrize("name", ["audioset", "esresnet"])
+def test_stereo_is_the_bins_of_left_and_then_of_right(name):
+    stereo, mono = mel.preset(name, num_channels=2), mel.preset(name)
+    waveform = np.random.default_rng(1).uniform(-1, 1, (3, 2, 2 * mono.context_samples)).astype(np.float32)
+    found = mel.log_mel_windows(waveform, stereo)
+    assert found.shape == (3, 2, *stereo.window_shape)
+    left, right = (mel.log_mel_windows(waveform[:, channel], mono) for channel in (0, 1))
+    np.testing.assert_allclose(found, np.concatenate([left, right], axis=-1), atol=1e-5)
+    assert mel.mel_energies(waveform[0], stereo).shape == (
+        mel.mel_energies(waveform[0, 0], mono).shape[0], stereo.num_columns
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "num_frames"), [(5.0, 498), (0.975, 96), (0.025, 1)])
+def test_a_context_is_the_complete_frames_of_its_seconds(seconds, num_frames):
+    params = mel.preset("audioset", context_seconds=seconds)
+    assert params.context_frames == num_frames
+    assert params == dataclasses.replace(AUDIOSET, context_frames=num_frames)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.01, float("nan"), float("inf")])
+def test_a_context_that_holds_no_frame_is_refused(seconds):
+    with pytest.raises(ValueError, match=f"at least a frame, 0.025 s, got {seconds}"):
+        mel.preset("audioset", context_seconds=seconds)

@@ -334,5 +334,5 @@ def test_negatives_come_from_the_other_device_too(two_devices, case):
 
 
 def test_devices_with_batches_of_different_sizes_say_so(two_devices):
-    message = "each of the 2 replicas needs as many pairs as the others; drop the remainder"
+    message = "each of the 2 replicas needs as many rows as the others; drop the remainder"
     assert message in two_devices["uneven"]

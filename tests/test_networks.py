@@ -1,4 +1,4 @@
-"""Tests of tfsound.networks: shapes, parameter counts worked out by hand, precision, gradients."""
+"""Tests of tfsound.networks: shapes, parameter counts worked out by hand, precision, gradients, saving."""
 
 import keras
 import numpy as np
@@ -32,6 +32,27 @@ def vgg():
 @pytest.fixture(scope="module")
 def vgg_small():
     return networks.build_encoder("vgg_small")
+
+
+@pytest.fixture(scope="module")
+def esresnet():
+    return networks.build_encoder("esresnet")
+
+
+@pytest.fixture(scope="module")
+def esresnet_small():
+    return networks.build_encoder("esresnet_small")
+
+
+@pytest.fixture(scope="module")
+def densenet():
+    return networks.build_encoder("densenet")
+
+
+def all_layers(model):
+    """With those of a trunk that each channel goes through."""
+    for layer in model.layers:
+        yield from all_layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 def require_unit_rows(embeddings, shape):
@@ -109,11 +130,14 @@ def test_resnet50_pools_2048_features_as_the_paper_says(resnet50):
     assert resnet50.get_layer("embedding").activation is keras.activations.linear
 
 
-def test_batch_norm_is_synchronized_everywhere(resnet50, resnet_small):
-    for encoder, expected in ((resnet50, 53), (resnet_small, 12)):
+def test_batch_norm_is_synchronized_everywhere(request):
+    # Attention adds one a branch. DenseNet-121 has one for each of its 120 convolutions, and one after all.
+    expected = {"resnet50": 53, "resnet_small": 12, "esresnet": 58, "esresnet_small": 17, "densenet": 121}
+    for name, number in expected.items():
+        encoder = request.getfixturevalue(name)
         norms = [layer for layer in encoder.layers if isinstance(layer, keras.layers.BatchNormalization)]
-        assert len(norms) == expected
-        assert all(norm.synchronized for norm in norms)
+        assert len(norms) == number
+        assert all(norm.synchronized and norm.momentum == 0.9 for norm in norms)
 
 
 def test_bfloat16_comes_near_float32():
@@ -151,7 +175,7 @@ def test_the_policy_of_others_is_restored_even_after_an_error(monkeypatch):
 
 def test_an_unknown_encoder_is_named_with_the_known():
     with pytest.raises(
-        ValueError, match=r"encoder must be one of \['resnet50', .*'vgg', 'vgg_small'\], got 'resnet18'"
+        ValueError, match=r"encoder must be one of \['densenet', .*'vgg', 'vgg_small'\], got 'resnet18'"
     ):
         networks.build_encoder("resnet18")
 
@@ -179,11 +203,35 @@ def test_a_window_of_one_value_has_finite_embeddings_and_gradients(resnet_small)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_an_encoder_is_saved_and_loaded_as_it_was(tmp_path, resnet_small):
-    resnet_small.save(tmp_path / "encoder.keras")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet_small", {}),
+        ("esresnet_small", {"input_shape": (47, 66), "num_bands": 3, "num_channels": 2}),
+        ("densenet", {"input_shape": (33, 96), "num_bands": 3}),
+    ],
+)
+def test_an_encoder_is_saved_loaded_and_exported_as_it_was(tmp_path, name, options):
+    encoder = networks.build_encoder(name, embedding_dim=5, **options)
+    rng = np.random.default_rng(0)
+    for variable in encoder.non_trainable_variables:  # a batch norm that trains would be noticed
+        low, high = (0.5, 2) if variable.name == "moving_variance" else (-0.2, 0.2)
+        variable.assign(rng.uniform(low, high, variable.shape))
+    windows = rng.normal(size=(3, *encoder.input_shape[1:])).astype(np.float32)
+    embeddings = encoder(windows).numpy()
+    assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-4
+    encoder.save(tmp_path / "encoder.keras")
     loaded = keras.saving.load_model(tmp_path / "encoder.keras")
-    np.testing.assert_array_equal(loaded(WINDOWS), resnet_small(WINDOWS))
-    assert loaded.get_layer("stem_norm").synchronized
+    np.testing.assert_array_equal(loaded(windows), embeddings)
+    assert all(
+        layer.synchronized
+        for layer in all_layers(loaded)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    )
+    encoder.export(tmp_path / "saved_model", verbose=False)
+    saved_model = tf.saved_model.load(tmp_path / "saved_model")
+    for rows in (3, 1):  # of any batch size
+        np.testing.assert_allclose(saved_model.serve(windows[:rows]), embeddings[:rows], atol=1e-5)
 
 
 # VGG, images, embeddings of any length.
@@ -256,143 +304,35 @@ def test_unit_norm_is_the_length_of_the_same_embeddings():
 
 @pytest.mark.parametrize("shape", [(96,), (1, 96, 64, 1), ()])
 def test_a_shape_of_neither_windows_nor_images_is_refused(shape):
-    with pytest.raises(ValueError, match=r"input_shape must be \(frames, mel_bins\) of windows or"):
+    with pytest.raises(ValueError, match=r"input_shape must be \(frames, columns\) of windows or"):
         networks.build_encoder("resnet_small", input_shape=shape)
 
 
-# The head.
+# DenseNet.
 
 
-def make_head(left_dim=3, right_dim=2, **options):
-    keras.utils.set_random_seed(0)
-    head = networks.CoincidenceHead(**options)
-    rng = np.random.default_rng(0)
-    left, right = (rng.normal(size=(4, dim)).astype(np.float32) for dim in (left_dim, right_dim))
-    head(left, right)
-    return head, left, right
+def densenet_layer(channels):
+    """Batch norm, 1x1 convolution to 4 x 32, batch norm, 3x3 convolution to 32 more channels."""
+    return 2 * channels + channels * 128 + 2 * 128 + 9 * 128 * 32
 
 
-def test_the_head_is_two_dense_layers_on_the_concatenation():
-    head, left, right = make_head()
-    dense = keras.Sequential([keras.layers.Dense(512, activation="relu"), keras.layers.Dense(1)])
-    dense.build((None, 5))
-    dense.set_weights(head.get_weights())
-    expected = dense(np.concatenate([left, right], axis=1))[:, 0]
-    np.testing.assert_allclose(head(left, right), expected, atol=1e-6)
-    # (2 d + 1) 512 + 513 of the paper's d = 128.
-    assert count(make_head(128, 128)[0].variables) == 257 * 512 + 513
+def test_densenet_has_the_parameters_worked_out_by_hand(densenet):
+    expected, channels = conv_norm(1, 64, size=7), 64
+    for block, depth in enumerate((6, 12, 24, 16), start=1):
+        for _ in range(depth):
+            expected += densenet_layer(channels)
+            channels += 32
+        if block < 4:  # to half the channels
+            expected += 2 * channels + channels * (channels // 2)
+            channels //= 2
+    expected += 2 * channels
+    # The same from elsewhere: torchvision's densenet121 has 7,978,856 with 3 colours and 1,000 classes.
+    assert expected == 7_978_856 - 7 * 7 * 2 * 64 - (1024 * 1000 + 1000)
+    assert count(densenet.trainable_variables) == expected + 1024 * 128 + 128
+    assert densenet.get_layer("embedding").input.shape == (None, 1024)
 
 
-def test_the_hidden_layer_is_a_sum_of_two_projections():
-    head, left, right = make_head(hidden_units=7)
-    hidden = np.concatenate([left, right], axis=1) @ head.hidden_kernel.numpy() + head.hidden_bias.numpy()
-    np.testing.assert_allclose(head.project_left(left) + head.project_right(right), hidden, atol=1e-6)
-
-
-def test_the_head_computes_in_its_policy_and_adds_up_in_float32():
-    head, left, right = make_head(dtype="mixed_bfloat16")
-    assert head.project_left(left).dtype == head.project_right(right).dtype == tf.bfloat16
-    assert head(left, right).dtype == tf.float32
-    exact, _, _ = make_head()
-    exact.set_weights(head.get_weights())
-    np.testing.assert_allclose(head(left, right), exact(left, right), atol=0.05)
-
-
-def test_a_head_is_saved_and_loaded(tmp_path):
-    head, left, right = make_head(hidden_units=7)
-    inputs = [keras.Input((3,)), keras.Input((2,))]
-    model = keras.Model(inputs, head(*inputs))
-    model.save(tmp_path / "head.keras")
-    loaded = keras.saving.load_model(tmp_path / "head.keras")
-    np.testing.assert_array_equal(loaded([left, right]), model([left, right]))
-    with pytest.raises(ValueError, match="hidden_units must be at least 1, got 0"):
-        networks.CoincidenceHead(0)
-
-
-# The clusters.
-
-
-def make_cluster_head(num_clusters=7, dim=4, **options):
-    keras.utils.set_random_seed(0)
-    head = networks.ClusterHead(num_clusters, **options)
-    embeddings = np.random.default_rng(0).normal(size=(50, dim)).astype(np.float32)
-    return head, embeddings, head(embeddings).numpy()
-
-
-def test_cluster_logits_are_scaled_cosines():
-    head, embeddings, logits = make_cluster_head()
-    kernel = head.kernel.numpy()
-    cosines = embeddings @ kernel.T
-    cosines /= np.linalg.norm(embeddings, axis=1)[:, None] * np.linalg.norm(kernel, axis=1)
-    np.testing.assert_allclose(logits, 60 * cosines, atol=1e-4)
-    np.testing.assert_allclose(make_cluster_head(logit_scale=3.0)[2], 3 * cosines, atol=1e-5)
-    assert count(head.variables) == 7 * 4
-    np.testing.assert_array_equal(head(np.zeros((1, 4))), np.zeros((1, 7)))
-
-
-def test_initial_directions_are_random_and_of_about_length_1(monkeypatch):
-    monkeypatch.setattr(networks, "_BLOCK_CLUSTERS", 300)  # 1,000 clusters in four blocks
-    head, _, _ = make_cluster_head(1000, 128)
-    kernel = head.kernel.numpy()
-    np.testing.assert_allclose(np.linalg.norm(kernel, axis=1), np.ones(1000), atol=0.35)
-    cosines = kernel @ kernel.T - np.diag(np.sum(kernel**2, axis=1))
-    assert np.abs(cosines).max() < 0.65, "two blocks are the same"
-    assert abs(kernel.mean()) < 1e-3
-    np.testing.assert_array_equal(make_cluster_head(1000, 128)[0].kernel, kernel)
-
-
-@pytest.mark.parametrize(("block_clusters", "block_embeddings"), [(1, 1), (3, 7), (7, 50), (100, 100)])
-def test_the_assigned_cluster_is_that_of_the_highest_logit(monkeypatch, block_clusters, block_embeddings):
-    monkeypatch.setattr(networks, "_BLOCK_CLUSTERS", block_clusters)
-    monkeypatch.setattr(networks, "_BLOCK_EMBEDDINGS", block_embeddings)
-    head, embeddings, logits = make_cluster_head()
-    for given in (embeddings, tf.constant(embeddings), 1e-3 * embeddings):
-        assigned = head.assign(given)
-        assert (assigned.dtype, assigned.shape) == (np.int32, (50,))
-        np.testing.assert_array_equal(assigned, logits.argmax(axis=1))
-
-
-def test_equally_probable_clusters_and_nothing_to_assign(monkeypatch):
-    monkeypatch.setattr(networks, "_BLOCK_CLUSTERS", 2)
-    head, embeddings, _ = make_cluster_head(6)
-    kernel = head.kernel.numpy()
-    head.kernel.assign(np.concatenate([kernel[:3], 4 * kernel[:3]]))  # the same directions twice
-    assert head.assign(embeddings).max() <= 2
-    np.testing.assert_array_equal(head.assign(np.zeros((2, 4), np.float32)), [0, 0])
-    assert head.assign(np.zeros((0, 4), np.float32)).shape == (0,)
-
-
-def test_what_cannot_be_assigned_is_refused():
-    head, embeddings, _ = make_cluster_head()
-    with pytest.raises(ValueError, match=r"embeddings must be \(embeddings, 4\), got shape \(50, 3\)"):
-        head.assign(embeddings[:, :3])
-    with pytest.raises(ValueError, match=r"embeddings must be \(embeddings, 4\), got shape \(4,\)"):
-        head.assign(embeddings[0])
-    embeddings[3, 2] = np.nan
-    with pytest.raises(ValueError, match="embeddings must be finite, got NaN or infinity"):
-        head.assign(embeddings)
-
-
-def test_a_cluster_head_is_saved_and_loaded(tmp_path):
-    head, embeddings, logits = make_cluster_head(logit_scale=7.0)
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, head(inputs))
-    model.save(tmp_path / "head.keras")
-    loaded = keras.saving.load_model(tmp_path / "head.keras")
-    np.testing.assert_array_equal(loaded(embeddings), logits)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_clusters": 1}, "num_clusters must be at least 2, got 1"),
-        ({"num_clusters": 2, "logit_scale": 0.0}, r"logit_scale must be positive and finite, got 0\.0"),
-        (
-            {"num_clusters": 2, "logit_scale": float("inf")},
-            "logit_scale must be positive and finite, got inf",
-        ),
-    ],
-)
-def test_a_cluster_head_out_of_range_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        networks.ClusterHead(**options)
+@pytest.mark.parametrize(("shape", "num_bands"), [((31, 64), 1), ((64, 31), 1), ((64, 93), 3)])
+def test_what_densenet_cannot_halve_is_refused(shape, num_bands):
+    with pytest.raises(ValueError, match=r"densenet needs images of at least 32 x 32, got \d+ x \d+; use"):
+        networks.build_encoder("densenet", input_shape=shape, num_bands=num_bands)

@@ -333,10 +333,11 @@ def test_plots_need_no_pyplot():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_plot_budgets_shows_mean_and_spread_over_the_number_of_labels():
-    figure = plots.plot_budgets(
-        {"random": ([10, 100], [[0.2, 0.4], [0.5]]), "cluster": ([10], [[0.6]])}, score_name="mAP"
-    )
+def test_plot_curves_shows_mean_and_spread_over_the_number_of_labels():
+    figure = plots.plot_curves(
+        {"random": ([10, 100], [[0.2, 0.4], [0.5]]), "cluster": ([10], [[0.6]])},
+        parameter_name="labels", score_name="mAP", log_axis=True,
+    )  # fmt: skip
     (axes,) = figure.axes
     np.testing.assert_allclose(axes.lines[0].get_xdata().astype(float), [10, 100])
     np.testing.assert_allclose(axes.lines[0].get_ydata().astype(float), [0.3, 0.5])
@@ -348,9 +349,9 @@ def test_plot_budgets_shows_mean_and_spread_over_the_number_of_labels():
     ("curves", "message"),
     [({}, "no curve"), ({"a": ([1, 2], [[0.1]])}, "a: needs scores"), ({"a": ([0], [[0.1]])}, "above 0")],
 )
-def test_plot_budgets_needs_scores_of_numbers_of_labels(curves, message):
+def test_plot_curves_needs_scores_of_numbers_of_labels(curves, message):
     with pytest.raises(ValueError, match=message):
-        plots.plot_budgets(curves, score_name="mAP")
+        plots.plot_curves(curves, parameter_name="labels", score_name="mAP", log_axis=True)
 
 
 def test_plot_sweep_shows_mean_spread_and_the_paper():

@@ -199,7 +199,7 @@ def test_a_wrong_folder_leaves_the_output_free(tmp_path, capsys):
         ({"dataset": "esc5"}, "dataset must be one of audioset, .*got 'esc5'"),
         ({"dataset": "esc50"}, "audio_dir '' does not exist; name the folder"),
         ({"dataset": "synthetic", "audio_dir": "x"}, "not with the synthetic ones; leave one out"),
-        ({"encoder": "resnet5"}, "encoder must be one of resnet50, resnet_small.*got 'resnet5'"),
+        ({"encoder": "resnet5"}, "encoder must be one of densenet, .*resnet50, resnet_small.*got 'resnet5'"),
         ({"batch_size": 64, "num_triplets": 63}, "got 500, 64 and 63"),
         ({"num_steps": 0}, "num_steps must be at least 1"),
         ({"num_recordings": 8}, "without fold 1, 0 recordings are left to learn from"),

@@ -182,7 +182,7 @@ class _HeldClips:
 
     def _read(self, location: windows.WindowLocation | windows.FrameLocation) -> bytes:
         params = self._mel_params
-        num_bytes = params.context_frames * params.mel_bins * 2
+        num_bytes = params.context_frames * params.num_columns * 2
         if isinstance(location, windows.FrameLocation):
             num_bytes = location.num_bytes
         return self._data[location.shard][location.offset : location.offset + num_bytes]
@@ -192,7 +192,7 @@ class _HeldClips:
         params = self._mel_params
         draws = triplets.draw_triplets(slots, plan, self.totals, self._load_bucket, params.context_frames)
         return [
-            triplets.encode_draw(draw, plan, [self._read(at) for at in draw.locations], params.mel_bins)
+            triplets.encode_draw(draw, plan, [self._read(at) for at in draw.locations], params.num_columns)
             for draw in draws
         ]
 

@@ -88,10 +88,9 @@ def _plot_neighbours(
     num_frames = round(_SHOWN_SECONDS / mel_params.hop_seconds)
     log_mels = [None] * len(clips)
     for index in {*queries, *neighbours.ravel()}:
-        log_mels[index] = mel.log_mel(clips[index].mel_energy[:num_frames], mel_params).numpy()
-    edges = np.linspace(
-        *mel.hertz_to_mel([mel_params.mel_min_hz, mel_params.mel_max_hz]), mel_params.mel_bins + 2
-    )
+        # Of stereo, the left channel.
+        energies = clips[index].mel_energy[:num_frames, : mel_params.mel_bins]
+        log_mels[index] = mel.log_mel(energies, mel_params).numpy()
     right = "same label" if by == "labels" else "same recording"
     title = "Left: held-out sounds (Q). Beside each: its nearest in the embedding, nearest first"
     return plots.plot_neighbours(
@@ -99,6 +98,6 @@ def _plot_neighbours(
         [", ".join(labels) or name for labels, name in zip(segments.labels, segments.clip_ids, strict=True)],
         correct=agree if matrix.size else None,
         hop_seconds=mel_params.hop_seconds,
-        mel_hz=mel.mel_to_hertz(edges[1:-1]),
+        mel_hz=mel_params.bin_hz,
         title=f"{title}; ✓ {right}" if matrix.size else title,
     )  # fmt: skip

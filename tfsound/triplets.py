@@ -62,7 +62,7 @@ def make_plan(
       ValueError: a constraint or share that is out of range, or shares that are not one a constraint.
     """
     parsed = sampling.parse_constraints(constraints)
-    sampling.require_fits(parsed, info.mel_params.mel_bins)
+    sampling.require_fits(parsed, info.mel_params.mel_bins, info.mel_params.num_channels)
     if shares and len(shares) != len(parsed):
         raise ValueError(f"shares must be one a constraint, {len(parsed)}, got {len(shares)}.")
     counts = sampling.split_count(count, shares or [1.0] * len(parsed))
@@ -350,14 +350,14 @@ def positive_energies(draw: Draw, positive: np.ndarray, negative: np.ndarray) ->
     return altered if altered is positive else np.minimum(altered, _MAX_ENERGY)
 
 
-def encode_draw(draw: Draw, plan: Plan, energies: Sequence[bytes], mel_bins: int) -> bytes:
+def encode_draw(draw: Draw, plan: Plan, energies: Sequence[bytes], num_columns: int) -> bytes:
     """Alters the positive as its constraint says, and serialises.
 
     Args:
       energies: of anchor, positive and negative, as stored in clip examples.
     """
     energies = list(energies)
-    positive, negative = (examples.decode_mel_energy(data, mel_bins) for data in energies[1:])
+    positive, negative = (examples.decode_mel_energy(data, num_columns) for data in energies[1:])
     altered = positive_energies(draw, positive, negative)
     if altered is not positive:
         energies[1] = examples.encode_mel_energy(altered)

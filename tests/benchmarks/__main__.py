@@ -20,6 +20,7 @@ BENCHMARKS = (
     "triplet_loss",
     "coincidence_loss",
     "cluster_loss",
+    "instance_loss",
     "long_file_memory",
     "evaluation_scale",
 )

@@ -37,6 +37,7 @@ from tfsound.evaluation.cross_modal import (
     score_matrix,
     windows_and_frames,
 )
+from tfsound.evaluation.fine_tuning import FROM_SCRATCH, FineTuning, fine_tune
 from tfsound.evaluation.labelled_windows import LabelledWindows, embed_windows
 from tfsound.evaluation.lightly_supervised import LightSupervision, draw_segments, light_supervision
 from tfsound.evaluation.retrieval import (
@@ -52,7 +53,6 @@ from tfsound.evaluation.segments import (
     Embed,
     EvaluationError,
     Segments,
-    clip_windows,
     embed_baseline,
     embed_segments,
     halve,
@@ -64,6 +64,7 @@ from tfsound.evaluation.tables import ONE_LAYER, QUERY_BY_EXAMPLE, TWO_LAYERS, S
 __all__ = [
     "BASELINE",
     "CHANCE",
+    "FROM_SCRATCH",
     "LEARNED",
     "ONE_LAYER",
     "PICTURE_TO_SOUND",
@@ -78,6 +79,7 @@ __all__ = [
     "Embed",
     "Evaluation",
     "EvaluationError",
+    "FineTuning",
     "LabelledWindows",
     "LightSupervision",
     "PairScore",
@@ -87,7 +89,6 @@ __all__ = [
     "TrainingOptions",
     "WindowsAndFrames",
     "classify",
-    "clip_windows",
     "cross_modal_retrieval",
     "draw_segments",
     "embed_baseline",
@@ -97,6 +98,7 @@ __all__ = [
     "evaluate",
     "evaluate_classifier",
     "evaluate_cross_modal",
+    "fine_tune",
     "fit_classifier",
     "fully_connected",
     "halve",

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tfsound import examples, mel, metrics, resumption, sampling, training
-from tfsound.evaluation.segments import EvaluationError, clip_windows
+from tfsound.evaluation.segments import EvaluationError
 from tfsound.evaluation.tables import ScoreTable
 
 SOUND_TO_PICTURE = "sound -> picture"
@@ -59,7 +59,7 @@ def windows_and_frames(
       num_windows: how many to draw; all where there are fewer.
 
     Raises:
-      EvaluationError: no clip has both a window and a frame, or one is shorter than a window.
+      EvaluationError: no clip has both a window and a frame; DatasetError: one is shorter than a window.
     """
     if num_windows < 1:
         raise ValueError(f"num_windows must be at least 1, got {num_windows}.")
@@ -70,7 +70,7 @@ def windows_and_frames(
         if not clip.frame_jpegs:
             num_without += 1
             continue
-        log_mel = clip_windows(clip, mel_params)
+        log_mel = examples.clip_windows(clip, mel_params)
         for number, frame in enumerate(_nearest_frames(clip, len(log_mel), mel_params).tolist()):
             # Negated, so that the heap gives up the highest first; the rest tells apart what a hash does not.
             key = (-sampling.stable_hash(seed, clip.clip_id, number), clip.clip_id, number, num_clips)

@@ -138,8 +138,8 @@ def embed_windows(
       path: a file to write the features to; they are then read from there, and it must stay.
 
     Raises:
-      EvaluationError: no clip at all, one shorter than a context window, no label at all, a label that is
-      not among the class names, embeddings that are not finite.
+      DatasetError: a clip shorter than a context window; EvaluationError: no clip at all, no label, a label
+      that is not among the class names, embeddings that are not finite.
     """
     parts, counts, labels, recording_ids, shape = [], [], [], [], ()
     embed = embed or (lambda log_mel: log_mel)

@@ -78,20 +78,6 @@ def load_saved_model(
     return lambda log_mel: loaded.signatures["log_mel"](log_mel=log_mel), mel_params, class_names
 
 
-def clip_windows(clip: examples.Clip, mel_params: mel.MelParams) -> np.ndarray:
-    """The log-mel context windows of a clip, without overlap: float32, (windows, frames, mel_bins).
-
-    Raises:
-      EvaluationError: a clip shorter than a window.
-    """
-    num_windows = mel_params.num_windows(len(clip.mel_energy))
-    if not num_windows:
-        raise EvaluationError(f"clip {clip.clip_id!r} is shorter than a context window; leave it out.")
-    energies = clip.mel_energy[: num_windows * mel_params.context_frames].astype(np.float32)
-    log_mel = np.log(energies + np.float32(mel_params.log_offset))
-    return log_mel.reshape(num_windows, mel_params.context_frames, mel_params.mel_bins)
-
-
 @dataclasses.dataclass(frozen=True)
 class Segments:
     """Embeddings, (segments, dim), float32, and what each segment is."""
@@ -121,11 +107,11 @@ def embedded_clips(
     """Yields each clip with the embeddings of its windows, (windows, dim); clips may be a stream.
 
     Raises:
-      EvaluationError: a clip shorter than a context window.
+      DatasetError: a clip shorter than a context window.
     """
     clips = tqdm(clips, desc="embed", unit=" clips", leave=False, mininterval=training.progress_seconds())
     for batch in _batches(clips, mel_params):
-        windows = [clip_windows(clip, mel_params) for clip in batch]
+        windows = [examples.clip_windows(clip, mel_params) for clip in batch]
         ends = np.cumsum([len(clip) for clip in windows])
         vectors_of_clips = np.split(embed(np.concatenate(windows)), ends[:-1])
         yield from zip(batch, vectors_of_clips, strict=True)
@@ -135,7 +121,7 @@ def embed_segments(clips: Iterable[examples.Clip], embed: Embed, mel_params: mel
     """Embeds the windows of each clip and averages them over the clip; clips may be a stream.
 
     Raises:
-      EvaluationError: no clip at all, or one shorter than a context window.
+      EvaluationError: no clip at all; DatasetError: one shorter than a context window.
     """
     means, descriptions = [], []
     for clip, vectors in embedded_clips(clips, embed, mel_params):

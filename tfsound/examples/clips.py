@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from tfsound import mel
 from tfsound.examples.records import decode_mel_energy, encode_mel_energy, read_records, serialize
 from tfsound.examples.sidecar import CLIPS, SCHEMA_VERSION, DatasetError, read_dataset_info, require_folds
 from tfsound.examples.streams import shard_paths
@@ -15,7 +16,7 @@ from tfsound.examples.streams import shard_paths
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One clip example. `mel_energy` is (num_frames, mel_bins); `labels` may be empty.
+    """One clip example. `mel_energy` is (num_frames, columns); `labels` may be empty.
 
     Of a video also its pictures: `frame_jpegs`, 128 x 128 x 3 RGB, and when each is shown: `frame_seconds`,
     (pictures,), ascending, from the start of the recording as `start_seconds` is. None for sound alone.
@@ -56,11 +57,11 @@ def encode_clip(clip: Clip) -> bytes:
     return serialize(fields)
 
 
-def decode_clip(record: bytes, mel_bins: int) -> Clip:
+def decode_clip(record: bytes, num_columns: int) -> Clip:
     """The inverse of `encode_clip`, in NumPy. Raises: DatasetError for anything that is no clip."""
     try:
         feature = tf.train.Example.FromString(record).features.feature
-        energies = decode_mel_energy(feature["mel_energy"].bytes_list.value[0], mel_bins)
+        energies = decode_mel_energy(feature["mel_energy"].bytes_list.value[0], num_columns)
         clip = Clip(
             clip_id=feature["clip_id"].bytes_list.value[0].decode(),
             recording_id=feature["recording_id"].bytes_list.value[0].decode(),
@@ -93,6 +94,19 @@ def _problem_of_frames(clip: Clip) -> str:
     return ""
 
 
+def clip_windows(clip: Clip, mel_params: mel.MelParams) -> np.ndarray:
+    """The log-mel context windows of a clip, without overlap: float32, (windows, context_frames, columns).
+
+    Raises:
+      DatasetError: a clip shorter than a window.
+    """
+    num_windows = mel_params.num_windows(len(clip.mel_energy))
+    if not num_windows:
+        raise DatasetError(f"clip {clip.clip_id!r} is shorter than a context window; leave it out.")
+    energies = clip.mel_energy[: num_windows * mel_params.context_frames]
+    return mel.log_mel(energies, mel_params).numpy().reshape(num_windows, *mel_params.window_shape)
+
+
 def iter_clips(directory: str, *, folds: tuple[str, ...] = ()) -> Iterator[Clip]:
     """Yields the clips of a set in the order of its shards, of all folds or of those named.
 
@@ -103,6 +117,6 @@ def iter_clips(directory: str, *, folds: tuple[str, ...] = ()) -> Iterator[Clip]
     require_folds(info, folds, directory)
     for path in shard_paths([directory], [info]):
         for _, record in read_records(path):
-            clip = decode_clip(record, info.mel_params.mel_bins)
+            clip = decode_clip(record, info.mel_params.num_columns)
             if not folds or clip.fold in folds:
                 yield clip

@@ -149,14 +149,14 @@ def index_labelled_windows(
 
 def window_bytes(mel_params: mel.MelParams) -> int:
     """The length of a window's energies in a record."""
-    return mel_params.context_frames * mel_params.mel_bins * np.dtype("<f2").itemsize
+    return mel_params.context_frames * mel_params.num_columns * np.dtype("<f2").itemsize
 
 
 def _clips_at(paths: list[str], info: DatasetInfo) -> Iterator[tuple[int, int, Clip]]:
     """Each clip, with the number of its shard and where its energies begin there."""
     for shard, path in enumerate(paths):
         for payload_offset, record in read_records(path):
-            clip = decode_clip(record, info.mel_params.mel_bins)
+            clip = decode_clip(record, info.mel_params.num_columns)
             yield shard, payload_offset + record.index(clip.mel_energy.tobytes()), clip
 
 

@@ -61,7 +61,7 @@ def serialize(
 
 
 def encode_mel_energy(energies: np.ndarray) -> bytes:
-    """Mel energies, (frames, mel_bins), as little-endian float16.
+    """Mel energies, (frames, columns), as little-endian float16.
 
     Raises:
       ValueError: energies beyond float16 (a waveform far beyond [-1, 1]).
@@ -76,6 +76,6 @@ def encode_mel_energy(energies: np.ndarray) -> bytes:
     return half.tobytes()
 
 
-def decode_mel_energy(data: bytes, mel_bins: int) -> np.ndarray:
-    """The inverse of `encode_mel_energy`: float16, (frames, mel_bins)."""
-    return np.frombuffer(data, "<f2").reshape(-1, mel_bins)
+def decode_mel_energy(data: bytes, num_columns: int) -> np.ndarray:
+    """The inverse of `encode_mel_energy`: float16, (frames, columns)."""
+    return np.frombuffer(data, "<f2").reshape(-1, num_columns)

@@ -14,6 +14,7 @@ INFO_NAME = "dataset_info.json"
 CLIPS = "clips"
 TRIPLETS = "triplets"
 PAIRS = "pairs"
+INSTANCES = "instances"
 
 
 class DatasetError(ValueError):
@@ -33,11 +34,11 @@ class Shard:
 class DatasetInfo:
     """The sidecar of a data set.
 
-    `kind` is `CLIPS`, `TRIPLETS` or `PAIRS`; `folds` and `label_names` are those that occur, sorted;
-    `num_windows` counts context windows without overlap, `num_images` the frames of video; of the clips of a
-    manifest, of which a long one is several examples, `num_clips` are in the set, `num_failures` were
-    rejected and `num_clips_without_images` were to have frames and have none; `parameters` are the job's own
-    and `command` is what made the set.
+    `kind` is `CLIPS`, `TRIPLETS`, `PAIRS` or `INSTANCES`; `folds` and `label_names` are those that occur,
+    sorted; `num_windows` counts context windows without overlap, `num_images` the frames of video; of the
+    clips of a manifest, of which a long one is several examples, `num_clips` are in the set,
+    `num_failures` were rejected and `num_clips_without_images` were to have frames and have none;
+    `parameters` are the job's own and `command` is what made the set.
     """
 
     kind: str

@@ -4,7 +4,7 @@ One code for every kind of example; what a record holds is parsed by its own mod
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -64,6 +64,9 @@ def record_batches(
     first_batch: int,
     shuffle_block: int,
     carried: Sequence[tf.Tensor] = (),
+    read: Callable[..., tf.data.Dataset] = lambda path, *carried: tf.data.TFRecordDataset(path).map(
+        lambda record: (record, *carried)
+    ),
 ) -> tf.data.Dataset:
     """An endless, reproducible stream of batches of records, each epoch in another order.
 
@@ -76,9 +79,11 @@ def record_batches(
       first_batch: where to start: the batch that an uninterrupted stream would give next.
       shuffle_block: records that are shuffled at a time.
       carried: tensors, (paths, ...): what goes with each record of a path.
+      read: a path and what it carries -> its records as tuples of as many parts each time.
 
     Returns:
-      A data set of tuples: records, string (batch,), and what was carried, (batch, ...) each.
+      A data set of tuples: records, string (batch,), and what was carried, (batch, ...) each; or the parts
+      that `read` gives.
 
     Raises:
       ValueError: a batch size below 1.
@@ -88,15 +93,12 @@ def record_batches(
     sources = tf.constant(list(paths)), *carried
     first_epoch, records_done = divmod(first_batch * batch_size, num_records)
 
-    def records_of(path: tf.Tensor, *values: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.TFRecordDataset(path).map(lambda record: (record, *values))
-
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(len(paths)), seed=key)
         shuffled = tuple(tf.gather(part, order) for part in sources)
         records = tf.data.Dataset.from_tensor_slices(shuffled).interleave(
-            records_of, cycle_length=8, block_length=1, num_parallel_calls=2, deterministic=True
+            read, cycle_length=8, block_length=1, num_parallel_calls=2, deterministic=True
         )
 
         def shuffled_block(number: tf.Tensor, block: tuple[tf.Tensor, ...]) -> tuple:
@@ -118,7 +120,7 @@ def fingerprint(strings: tf.Tensor) -> tf.Tensor:
 
 
 def log_mel_windows(energies: tf.Tensor, mel_params: mel.MelParams) -> tf.Tensor:
-    """Windows as records hold them, string (batch,) -> log-mel, float32 (batch, context_frames, mel_bins)."""
-    shape = [-1, mel_params.context_frames, mel_params.mel_bins]
+    """Windows as records hold them, string (batch,) -> log-mel, float32 (batch, context_frames, columns)."""
+    shape = [-1, *mel_params.window_shape]
     decoded = tf.io.decode_raw(energies, tf.float16, little_endian=True)
     return mel.log_mel(tf.reshape(decoded, shape), mel_params)

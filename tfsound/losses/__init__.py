@@ -1,6 +1,7 @@
 """Losses, one pure function an equation.
 
-`triplets`: Jansen et al. 2018; `coincidence`, `clusters` and `classification`: Jansen et al. 2020.
+`triplets`: Jansen et al. 2018; `coincidence`, `clusters` and `classification`: Jansen et al. 2020;
+`instances`: Hornauer et al. 2021.
 """
 
 from tfsound.losses.classification import classification_loss, known_labels
@@ -12,6 +13,12 @@ from tfsound.losses.coincidence import (
     pairwise_accuracy,
     random_negatives_coincidence_loss,
     random_partners,
+)
+from tfsound.losses.instances import (
+    instance_logits,
+    instance_softmax_loss,
+    log_partition_estimate,
+    noise_contrastive_loss,
 )
 from tfsound.losses.triplets import (
     allowed_negatives,
@@ -30,7 +37,11 @@ __all__ = [
     "classification_loss",
     "cluster_entropy_loss",
     "coincidence_loss",
+    "instance_logits",
+    "instance_softmax_loss",
     "known_labels",
+    "log_partition_estimate",
+    "noise_contrastive_loss",
     "pairwise_accuracy",
     "random_negatives_coincidence_loss",
     "random_partners",

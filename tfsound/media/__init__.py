@@ -1,7 +1,8 @@
-"""Any audio or video file in, mono float32 waveform at one rate and RGB frames with their times out.
+"""Any audio or video file in, float32 waveform at one rate and RGB frames with their times out.
 
-Waveform: float32, (samples,), full scale is [-1, 1]. Float files louder than that are kept as they are.
-Mono is the mean over channels, taken before resampling (soxr, HQ).
+Waveform: float32, mono (samples,) or stereo (samples, 2), full scale is [-1, 1]. Float files louder than that
+are kept as they are. Mono is the mean over channels, taken before resampling (soxr, HQ); as stereo, mono is
+twice the same.
 Time 0 is where the file's earliest audio or video stream starts, as in a player, so sound and frames share a
 clock. A sound that starts later begins with silence, and a gap in a container's timestamps becomes silence.
 A segment is a slice of the whole file's waveform, resampled together with what lies around it. One exception:
@@ -65,11 +66,13 @@ def audio_blocks(
     start_seconds: float = 0.0,
     end_seconds: float | None = None,
     block_seconds: float = 30.0,
+    num_channels: int = 1,
 ) -> Iterator[np.ndarray]:
     """Yields the segment [start, end) in successive blocks, holding a few of them in memory at most.
 
-    Each block: float32, (round(block_seconds * sample_rate),); the last may be shorter, none is empty. Joined
-    they have round-half-up((end - start) * sample_rate) samples, which do not depend on block_seconds.
+    Each block: float32, (round(block_seconds * sample_rate),), of two channels (..., 2); the last may be
+    shorter, none is empty. Joined they have round-half-up((end - start) * sample_rate) samples, which do not
+    depend on block_seconds.
     end_seconds=None means the end of the file, and so does an end up to 0.1 s past it.
 
     Raises: ValueError at the call for bad arguments; MediaError, while iterating, for bad media.
@@ -79,17 +82,28 @@ def audio_blocks(
     block_samples = round_half_up(block_seconds * sample_rate) if is_number(block_seconds) else 0
     if block_samples < 1:
         raise ValueError(f"block_seconds must be finite and hold at least one sample, got {block_seconds}.")
-    return _rebatched(_segment(path, sample_rate, start_seconds, end_seconds), block_samples)
+    if num_channels not in (1, 2):
+        raise ValueError(f"num_channels must be 1 for mono or 2 for stereo, got {num_channels!r}.")
+    segment = _segment(path, sample_rate, start_seconds, end_seconds, num_channels)
+    return _rebatched(segment, block_samples)
 
 
 def read_audio(
-    path: Path, *, sample_rate: int = 16_000, start_seconds: float = 0.0, end_seconds: float | None = None
+    path: Path,
+    *,
+    sample_rate: int = 16_000,
+    start_seconds: float = 0.0,
+    end_seconds: float | None = None,
+    num_channels: int = 1,
 ) -> np.ndarray:
-    """Reads the segment [start, end) at once: float32, (samples,). See `audio_blocks`.
+    """Reads the segment [start, end) at once: float32, (samples,) or (samples, 2). See `audio_blocks`.
 
     Raises: ValueError for bad arguments, MediaError for bad media.
     """
-    blocks = audio_blocks(path, sample_rate=sample_rate, start_seconds=start_seconds, end_seconds=end_seconds)
+    blocks = audio_blocks(
+        path, sample_rate=sample_rate, start_seconds=start_seconds, end_seconds=end_seconds,
+        num_channels=num_channels,
+    )  # fmt: skip
     return np.concatenate(list(blocks))
 
 
@@ -145,7 +159,7 @@ def _rebatched(chunks: Iterator[np.ndarray], block_samples: int) -> Iterator[np.
 
 
 def _segment(
-    path: Path, sample_rate: int, start_seconds: float, end_seconds: float | None
+    path: Path, sample_rate: int, start_seconds: float, end_seconds: float | None, num_channels: int
 ) -> Iterator[np.ndarray]:
     """Yields the samples of the segment, in chunks of any length."""
     first = round_half_up(start_seconds * sample_rate)
@@ -156,7 +170,7 @@ def _segment(
         if sound.num_samples:
             _check_reaches(path, sound.seconds(sound.num_samples), start_seconds, end_seconds)
         done = 0
-        for chunk in _resampled(sound, sample_rate, first, wanted):
+        for chunk in _resampled(sound, sample_rate, first, wanted, num_channels):
             chunk = chunk[: wanted - done]
             done += len(chunk)
             yield chunk
@@ -166,7 +180,11 @@ def _segment(
         _check_reaches(path, duration, start_seconds if done else duration, end_seconds)
         # 22049 samples at 22050 Hz are one second to whoever made them: rounding costs up to two samples.
         if wanted - done <= 2:
-            yield np.zeros(wanted - done, np.float32)
+            yield _zeros(wanted - done, num_channels)
+
+
+def _zeros(num_samples: int, num_channels: int) -> np.ndarray:
+    return np.zeros(num_samples if num_channels == 1 else (num_samples, num_channels), np.float32)
 
 
 def _check_reaches(path: Path, duration: float, start_seconds: float, end_seconds: float | None) -> None:
@@ -179,11 +197,13 @@ def _check_reaches(path: Path, duration: float, start_seconds: float, end_second
         )
 
 
-def _resampled(sound: Sound, sample_rate: int, first: int, wanted: int) -> Iterator[np.ndarray]:
+def _resampled(
+    sound: Sound, sample_rate: int, first: int, wanted: int, num_channels: int
+) -> Iterator[np.ndarray]:
     """Yields at least `wanted` samples of the waveform at sample_rate, from its sample `first` on."""
     native_rate = sound.info.sample_rate
     if native_rate == sample_rate:
-        yield from sound.mono_blocks(first, first + wanted)
+        yield from sound.blocks(first, first + wanted, num_channels)
         return
     # Resampling begins where both rates have a sample, or the result would lie on another grid.
     common = math.gcd(native_rate, sample_rate)
@@ -191,12 +211,12 @@ def _resampled(sound: Sound, sample_rate: int, first: int, wanted: int) -> Itera
     context = math.ceil(_CONTEXT_SAMPLES * max(1, native_rate / sample_rate))
     num_steps = max(0, (first * native_step // step - context) // native_step)
     native_end = (first + wanted) * native_rate // sample_rate + context
-    stream = soxr.ResampleStream(native_rate, sample_rate, 1, dtype="float32")
+    stream = soxr.ResampleStream(native_rate, sample_rate, num_channels, dtype="float32")
     index = num_steps * step  # of the next sample out of the stream
-    for native_block in sound.mono_blocks(num_steps * native_step, native_end):
+    for native_block in sound.blocks(num_steps * native_step, native_end, num_channels):
         block = stream.resample_chunk(native_block)
         yield block[max(0, first - index) :]
         index += len(block)
     total = max(1, (2 * sound.position * sample_rate + native_rate) // (2 * native_rate))
-    block = stream.resample_chunk(np.zeros(context, np.float32), last=True)[: max(0, total - index)]
+    block = stream.resample_chunk(_zeros(context, num_channels), last=True)[: max(0, total - index)]
     yield block[max(0, first - index) :]

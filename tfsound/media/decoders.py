@@ -75,19 +75,24 @@ class Sound(abc.ABC):
     def seconds(self, num_samples: int) -> float:
         return num_samples / self.info.sample_rate
 
-    def mono_blocks(self, first: int, end: int) -> Iterator[np.ndarray]:
-        """Yields the native samples [first, end), or up to the end of the file: float32, (samples,)."""
+    def blocks(self, first: int, end: int, num_channels: int) -> Iterator[np.ndarray]:
+        """Yields the native samples [first, end), or up to the end of the file.
+
+        They are float32, of one channel (samples,), of two (samples, 2).
+        """
         for block in self._decode(first):
             begin, self.position = self.position, self.position + len(block)
             if first < self.position:
                 skipped = max(0, first - begin)
-                yield self._mono(block[skipped : end - begin], begin + skipped)
+                block = block[skipped : end - begin]
+                self._check_amplitudes(block, begin + skipped)
+                yield _mono(block) if num_channels == 1 else self._stereo(block)
             if self.position >= end:
                 return
         if self.position == 0:
             raise bad(self.path, "holds no samples; expected sound, so make it again or leave it out.")
 
-    def _mono(self, block: np.ndarray, begin: int) -> np.ndarray:
+    def _check_amplitudes(self, block: np.ndarray, begin: int) -> None:
         if not np.abs(block).max(initial=0.0) <= _MAX_AMPLITUDE:  # true for NaN, too
             row, channel = np.argwhere(~(np.abs(block) <= _MAX_AMPLITUDE))[0]
             raise bad(
@@ -95,11 +100,15 @@ class Sound(abc.ABC):
                 f"the sample at {self.seconds(begin + row):.6f} s is {block[row, channel]:g}; expected "
                 f"finite samples of at most {_MAX_AMPLITUDE:g}, so write the file again from its source.",
             )
-        # Channel by channel: numpy's mean over a short axis costs as much as decoding does.
-        total = block[:, 0].astype(np.float64)
-        for channel in range(1, block.shape[1]):
-            total += block[:, channel]
-        return (total / block.shape[1]).astype(np.float32)
+
+    def _stereo(self, block: np.ndarray) -> np.ndarray:
+        """Left and right, for mono twice the same: (samples, 1 or 2) -> (samples, 2)."""
+        if block.shape[1] > 2:
+            raise bad(
+                self.path,
+                f"has {block.shape[1]} channels; expected 1 or 2 for stereo: mix it down, or ask for mono.",
+            )
+        return np.broadcast_to(block, (len(block), 2))
 
     def _cut_short(self, reason: str) -> MediaError:
         promised = self.info.duration_seconds
@@ -217,6 +226,15 @@ class _FfmpegSound(Sound):
                 f"its timestamps jump by {self.seconds(gap):.3f} s at {self.seconds(self.position):.3f} s; "
                 "expected one continuous recording, so convert it to WAV or FLAC.",
             )
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    """The mean over channels: (samples, channels) -> (samples,)."""
+    # Channel by channel: numpy's mean over a short axis costs as much as decoding does.
+    total = block[:, 0].astype(np.float64)
+    for channel in range(1, block.shape[1]):
+        total += block[:, channel]
+    return (total / block.shape[1]).astype(np.float32)
 
 
 def _silence(num_samples: int) -> Iterator[np.ndarray]:

@@ -1,9 +1,9 @@
 """Scores of sound embeddings: NumPy in, numbers out.
 
 Task: say how well distances between embeddings agree with what people hear in the segments, without training
-anything (query by example), how well a classifier's scores do, how well scores of pairs find what belongs
-to a query (a picture to a sound), or how good clusters and the labels spread over them are, and put scores
-between a baseline and a topline.
+anything (query by example, nearest neighbours), how well a classifier's scores do, how well scores of pairs
+find what belongs to a query (a picture to a sound), or how good clusters and the labels spread over them are,
+and put scores between a baseline and a topline.
 
 Conventions
     `embeddings`: real, (segments, dim), one row a segment (the mean of its window embeddings). Lengths do not
@@ -27,10 +27,14 @@ Metrics
     `recovery`: share of the gap between baseline and topline.
     `mean_and_spread`: a score over folds or draws.
     `nearest_neighbors`: the segments nearest to a segment or a vector, to look at and listen to.
+    `weighted_knn`, `weighted_knn_accuracy`: classes by the votes of the nearest segments.
 
 References
     Jansen et al., "Unsupervised learning of semantic audio representations", ICASSP 2018, sections 4.3, 4.4.
     Jansen et al., "Coincidence, categorization, and consolidation", ICASSP 2020.
+    Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
+    Hornauer et al., "Unsupervised discriminative learning of sounds for audio event classification", ICASSP
+    2021.
 """
 
 from tfsound.metrics.classification import (
@@ -41,6 +45,12 @@ from tfsound.metrics.classification import (
     mean_average_precision,
 )
 from tfsound.metrics.clusters import LabelQuality, label_quality, num_active_clusters, v_measure
+from tfsound.metrics.neighbors import (
+    WeightedKnnResult,
+    nearest_neighbors,
+    weighted_knn,
+    weighted_knn_accuracy,
+)
 from tfsound.metrics.pair_scores import (
     RetrievalResult,
     retrieval,
@@ -49,7 +59,6 @@ from tfsound.metrics.pair_scores import (
 from tfsound.metrics.query_by_example import (
     DISTANCE_DECIMALS,
     QueryByExampleResult,
-    nearest_neighbors,
     query_by_example_map,
 )
 from tfsound.metrics.summaries import (
@@ -66,6 +75,7 @@ __all__ = [
     "MeanAveragePrecisionResult",
     "QueryByExampleResult",
     "RetrievalResult",
+    "WeightedKnnResult",
     "average_precision",
     "d_prime",
     "label_quality",
@@ -78,4 +88,6 @@ __all__ = [
     "retrieval",
     "retrieval_among_classes",
     "v_measure",
+    "weighted_knn",
+    "weighted_knn_accuracy",
 ]

@@ -82,7 +82,7 @@ def query_by_example_map(
     Raises:
         ValueError: if shapes or dtypes are not as above, an embedding is not finite, or a number too small.
     """
-    embeddings = _checked_embeddings(embeddings)
+    embeddings = checked_embeddings(embeddings)
     labels = checked_labels(labels, len(embeddings), class_names)
     if num_present < 2 or num_absent < 1:
         raise ValueError(
@@ -122,70 +122,14 @@ def query_by_example_map(
     )
 
 
-def nearest_neighbors(
-    embeddings: ArrayLike, queries: ArrayLike, k: int, *, block_size: int = 256
-) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the k segments at the smallest cosine distance from each query, nearest first.
-
-    Of equally near segments the lower index comes first. A query given by index is never its own neighbour
-    (an equal row elsewhere may be).
-
-    Args:
-        embeddings: real, (segments, dim); held once more in float64.
-        queries: int, (queries,), rows of `embeddings`; or real, (queries, dim), vectors of their own.
-        k: neighbours a query; at most `segments`, one less for queries by index.
-        block_size: queries at a time; bounds memory at about 16 * block_size * segments bytes.
-
-    Returns:
-        indices int64 and cosine distances float64, both (queries, k).
-
-    Raises:
-        ValueError: if shapes, dtypes, indices or k do not fit, or a value is not finite.
-    """
-    embeddings = _checked_embeddings(embeddings)
-    queries = np.asarray(queries)
-    by_index = queries.ndim == 1 and (queries.size == 0 or np.issubdtype(queries.dtype, np.integer))
-    if by_index:
-        queries = queries.astype(np.int64)
-        outside = (queries < 0) | (queries >= len(embeddings))
-        if outside.any():
-            raise ValueError(f"query indices must be in [0, {len(embeddings)}), got {queries[outside][0]}.")
-    else:
-        queries = _checked_embeddings(queries, name="queries")
-        if queries.shape[1] != embeddings.shape[1]:
-            raise ValueError(f"queries must have dim {embeddings.shape[1]}, got {queries.shape[1]}.")
-    most = len(embeddings) - 1 if by_index else len(embeddings)
-    if not 0 <= k <= most:
-        raise ValueError(f"k must be in [0, {most}] with {len(embeddings)} segments, got {k}.")
-    units = _unit_rows(embeddings)
-    indices = np.zeros((len(queries), k), np.int64)
-    distances = np.zeros((len(queries), k))
-    for start in range(0, len(queries) if k else 0, block_size):
-        block = queries[start : start + block_size]
-        block_distances = _cosine_distances(units[block] if by_index else _unit_rows(block), units)
-        if by_index:
-            block_distances[np.arange(len(block)), block] = np.inf
-        for row, candidates in enumerate(block_distances, start):
-            indices[row] = _smallest(candidates, k)
-            distances[row] = candidates[indices[row]]
-    return indices, distances
-
-
-def _smallest(values: np.ndarray, k: int) -> np.ndarray:
-    """Returns the indices of the k smallest values in ascending order, the lower index first among equals."""
-    threshold = np.partition(values, k - 1)[k - 1]
-    candidates = np.flatnonzero(values <= threshold)
-    return candidates[np.argsort(values[candidates], kind="stable")[:k]]
-
-
 def _pair_distances(
     present: np.ndarray, absent: np.ndarray, present_recordings: np.ndarray, absent_recordings: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the pairs within `present`, and of those between `present` and `absent`; none of one recording."""
-    present, absent = _unit_rows(present), _unit_rows(absent)
+    present, absent = unit_rows(present), unit_rows(absent)
     is_target = np.triu(present_recordings[:, None] != present_recordings, k=1)
     is_nontarget = present_recordings[:, None] != absent_recordings
-    return _cosine_distances(present, present)[is_target], _cosine_distances(present, absent)[is_nontarget]
+    return cosine_distances(present, present)[is_target], cosine_distances(present, absent)[is_nontarget]
 
 
 def _checked_recordings(recordings: ArrayLike | None, num_segments: int) -> np.ndarray:
@@ -198,7 +142,7 @@ def _checked_recordings(recordings: ArrayLike | None, num_segments: int) -> np.n
     return np.unique(recordings, return_inverse=True)[1]
 
 
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Scales rows to length 1 in float64; zero rows stay zero."""
     rows = rows.astype(np.float64)
     largest = np.abs(rows).max(axis=1, keepdims=True)
@@ -208,7 +152,7 @@ def _unit_rows(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _cosine_distances(units_a: np.ndarray, units_b: np.ndarray) -> np.ndarray:
+def cosine_distances(units_a: np.ndarray, units_b: np.ndarray) -> np.ndarray:
     """Returns (rows of a, rows of b) distances between unit or zero rows, rounded to `DISTANCE_DECIMALS`."""
     return np.round(1 - units_a @ units_b.T, DISTANCE_DECIMALS)
 
@@ -236,7 +180,7 @@ def _describe_protocol(available: np.ndarray, num_present: int, num_absent: int)
     return "mixed: " + ", ".join(f"{text} ({count} classes)" for text, count in counts.most_common())
 
 
-def _checked_embeddings(embeddings: ArrayLike, name: str = "embeddings") -> np.ndarray:
+def checked_embeddings(embeddings: ArrayLike, name: str = "embeddings") -> np.ndarray:
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.shape[1] == 0:
         raise ValueError(f"{name} must have shape (segments, dim) with dim >= 1, got {embeddings.shape}.")

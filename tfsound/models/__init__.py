@@ -6,7 +6,15 @@ global batch of all replicas and the gradients are those of one device with the 
 
 from tfsound.models.classifier import ClassifierModel
 from tfsound.models.coincidence import CoincidenceModel
+from tfsound.models.instances import InstanceDiscriminationModel
 from tfsound.models.replicas import all_replicas, per_replica
 from tfsound.models.triplets import TripletModel
 
-__all__ = ["ClassifierModel", "CoincidenceModel", "TripletModel", "all_replicas", "per_replica"]
+__all__ = [
+    "ClassifierModel",
+    "CoincidenceModel",
+    "InstanceDiscriminationModel",
+    "TripletModel",
+    "all_replicas",
+    "per_replica",
+]

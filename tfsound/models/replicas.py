@@ -37,5 +37,5 @@ def require_equal_batches(num_rows: int | tf.Tensor, num_global_rows: int | tf.T
     if num_replicas > 1:
         tf.debugging.assert_equal(
             num_rows * num_replicas, num_global_rows,
-            f"each of the {num_replicas} replicas needs as many pairs as the others; drop the remainder",
+            f"each of the {num_replicas} replicas needs as many rows as the others; drop the remainder",
         )  # fmt: skip

@@ -10,12 +10,12 @@ Conventions
 
 from tfsound.plots.figures import save_figure
 from tfsound.plots.maps import plot_embedding_map
-from tfsound.plots.scores import ScoreRow, plot_budgets, plot_scores, plot_sweep, plot_training_log
+from tfsound.plots.scores import ScoreRow, plot_curves, plot_scores, plot_sweep, plot_training_log
 from tfsound.plots.sounds import plot_found_pictures, plot_neighbours
 
 __all__ = [
     "ScoreRow",
-    "plot_budgets",
+    "plot_curves",
     "plot_embedding_map",
     "plot_found_pictures",
     "plot_neighbours",

@@ -143,33 +143,39 @@ def _draw_curves(axes: Axes, steps: np.ndarray, curves: Mapping[str, np.ndarray]
         draw_legend(axes, lines, ["training", "validation"])
 
 
-def plot_budgets(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]], *, score_name: str
+def plot_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]],
+    *,
+    parameter_name: str,
+    score_name: str,
+    log_axis: bool = False,
 ) -> Figure:
-    """Draws a score against the number of labels that it took, mean and spread over folds.
+    """Draws how a score grows with something, such as labels or epochs, mean and spread over folds.
 
     Args:
-        curves: name of a way to spend labels to their numbers, (n,), above 0, and the scores, (n, folds).
-        score_name: of the axis.
+        curves: name of each curve to its values of the parameter, (n,), and the scores, (n, folds).
+        parameter_name, score_name: of the axes.
+        log_axis: of the parameter, which must be above 0 then.
 
     Raises:
-        ValueError: no curve, lengths that differ, or a number of labels that is not above 0.
+        ValueError: no curve, lengths that differ, or a value that a logarithm has no place for.
     """
     if not curves:
         raise ValueError("there is nothing to draw: no curve was given.")
     figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    for (name, (budgets, scores)), marker in zip(curves.items(), itertools.cycle("os^vD"), strict=False):
-        if len(budgets) != len(scores) or not all(budget > 0 for budget in budgets):
+    for (name, (values, scores)), marker in zip(curves.items(), itertools.cycle("os^vD"), strict=False):
+        if len(values) != len(scores) or (log_axis and not all(value > 0 for value in values)):
             raise ValueError(
-                f"{name}: needs scores for each number of labels, above 0, got {len(scores)} for "
-                f"{list(budgets)}."
+                f"{name}: needs scores for each of the {parameter_name}, above 0 on a logarithmic axis, got "
+                f"{len(scores)} for {list(values)}."
             )
         spreads = _spreads(scores)
         means = [np.mean(row) for row in scores]
-        axes.errorbar(budgets, means, yerr=spreads, marker=marker, capsize=3, label=name)
-    axes.set_xscale("log")
-    axes.set_xlabel("labels")
+        axes.errorbar(values, means, yerr=spreads, marker=marker, capsize=3, label=one_line(name, 44))
+    if log_axis:
+        axes.set_xscale("log")
+    axes.set_xlabel(parameter_name)
     axes.set_ylabel(f"{score_name}, mean ± standard deviation over folds")
     axes.legend(loc="best")
     return figure

@@ -125,7 +125,11 @@ class LabelTables:
                     [_mean(figures[name], NUM_LABELS) for name in names],
                     [[fold[CLASSIFICATION] for fold in figures[name]] for name in names],
                 )
-        return {"labels": plots.plot_budgets(curves, score_name=CLASSIFICATION)}
+        return {
+            "labels": plots.plot_curves(
+                curves, parameter_name="labels", score_name=CLASSIFICATION, log_axis=True
+            )
+        }
 
 
 def _row_name(strategy: Strategy, share: float) -> str:

@@ -369,10 +369,15 @@ def parse_constraints(texts: str | Sequence[str]) -> tuple[Constraint | Labels, 
     return parsed
 
 
-def require_fits(constraints: Sequence[Constraint | Labels], mel_bins: int) -> None:
-    """Raises: ValueError for a frequency shift that leaves nothing of a window."""
+def require_fits(constraints: Sequence[Constraint | Labels], mel_bins: int, num_channels: int = 1) -> None:
+    """Raises: ValueError for a frequency shift that leaves nothing of a window, or that of stereo."""
     for constraint in constraints:
         shift = getattr(constraint, "max_frequency_shift_bins", 0)
+        if shift and num_channels > 1:
+            raise ValueError(
+                f"max_frequency_shift_bins {shift} would shift one channel of stereo clips into the other; "
+                "make the clips mono, or shift by 0."
+            )
         if shift >= mel_bins:
             raise ValueError(
                 f"max_frequency_shift_bins must be less than the {mel_bins} mel bins, got {shift}: "

@@ -8,7 +8,8 @@ started again.
 
 An epoch is the stretch between two checkpoints: it ends with a row of `log.csv` and a checkpoint.
 
-`triplets` trains on triplets, `coincidence` on pairs, `classifier` on labels; `runs` is what they share.
+`triplets` trains on triplets, `coincidence` on pairs, `instances` on clips, `classifier` on labels; `runs` is
+what they share.
 """
 
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
@@ -21,12 +22,14 @@ from tfsound.training.coincidence import (
     load_coincidence_model,
     train_coincidence,
 )
+from tfsound.training.instances import INSTANCE_MODEL_NAME, load_instance_model, train_instances
 from tfsound.training.runs import (
     ENCODER_INFO_NAME,
     ENCODER_NAME,
     LOG_NAME,
     PRECISIONS,
     TrainingRun,
+    finished_config,
     finished_run,
     has_converged,
     learning_rate_schedule,
@@ -43,6 +46,7 @@ __all__ = [
     "CLASSIFIER_NAME",
     "ENCODER_INFO_NAME",
     "ENCODER_NAME",
+    "INSTANCE_MODEL_NAME",
     "LOG_NAME",
     "MODEL_NAME",
     "PRECISIONS",
@@ -51,6 +55,7 @@ __all__ = [
     "TrainingError",
     "TrainingRun",
     "decide_mining",
+    "finished_config",
     "finished_run",
     "has_converged",
     "learning_rate_schedule",
@@ -58,6 +63,7 @@ __all__ = [
     "load_cluster_head",
     "load_coincidence_model",
     "load_encoder",
+    "load_instance_model",
     "progress_seconds",
     "read_log",
     "save_encoder",
@@ -66,4 +72,5 @@ __all__ = [
     "train",
     "train_classifier",
     "train_coincidence",
+    "train_instances",
 ]

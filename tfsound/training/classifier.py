@@ -3,13 +3,15 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfsound import examples, mel, models, networks
 from tfsound.checkpoints import TrainingError
-from tfsound.training import runs
+from tfsound.training import measures, runs
 from tfsound.window_labels import WindowLabels, read_propagated_labels
 
 CLASSIFIER_NAME = "classifier.keras"
@@ -32,6 +34,9 @@ def train_classifier(
     multi_label: bool = True,
     hard: bool = False,
     class_balance: str = "natural",
+    replace_last_layer: bool = False,
+    augment: bool = False,
+    measure_folds: tuple[str, ...] = (),
     num_steps: int = 1000,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
@@ -65,6 +70,12 @@ def train_classifier(
       hard: make labels out of confidences: the classes with at least one half, or, where a window has exactly
         one, the first of the highest confidence.
       class_balance: `natural`, every window equally often; or `uniform`, every class equally often.
+      replace_last_layer: put the layer of classes in the place of the one that makes the embedding, and not
+        behind it, as in Hornauer et al. 2021, section 5: what lies below becomes the run's embedding.
+      augment: see every clip in another view each time, reversed, slower or faster, cut or padded elsewhere
+        (`examples.Augmentation`), and not window by window; on the clips' own labels.
+      measure_folds: folds whose clips are classified after each interval: `accuracy` in the log. They are not
+        learned from.
       num_steps: optimizer steps in all.
       batch_size: windows a step, over all devices; of fewer labelled windows some come twice.
       learning_rate: Adam's, at the start.
@@ -86,7 +97,7 @@ def train_classifier(
       range or not that of the run to start from, labels that leave nothing to tell apart; TrainingError: the
       folder holds another run, there is no finished run to start from, or the loss is no longer a number.
 
-    Source: Jansen et al. 2020, sections 3.3 and 3.4.
+    Source: Jansen et al. 2020, sections 3.3 and 3.4; Hornauer et al. 2021, section 5.
     """
     window_labels = read_propagated_labels(labels) if labels and isinstance(labels, str) else labels or None
     resumed = runs.resumed_config(output, overwrite=overwrite)
@@ -94,13 +105,16 @@ def train_classifier(
         "clips": clips, "labels": labels if isinstance(labels, str) else "(arrays)",
         "folds": list(folds), "exclude_folds": list(exclude_folds), "start_from": start_from,
         "freeze": freeze, **_encoder_settings(start_from, encoder, embedding_dim, resumed),
-        "multi_label": multi_label, "hard": hard, "class_balance": class_balance, "num_steps": num_steps,
-        "batch_size": batch_size, "learning_rate": learning_rate,
+        "multi_label": multi_label, "hard": hard, "class_balance": class_balance,
+        "replace_last_layer": replace_last_layer, "augment": augment,
+        "measure_folds": list(measure_folds), "num_steps": num_steps, "batch_size": batch_size,
+        "learning_rate": learning_rate,
         "learning_rate_decay": learning_rate_decay, "precision": precision,
         "steps_per_checkpoint": steps_per_checkpoint,
         "patience_intervals": patience_intervals, "seed": seed,
     }  # fmt: skip
     _require_valid(config)
+    exclude_folds = (*exclude_folds, *(fold for fold in measure_folds if fold not in exclude_folds))
     windows = examples.index_labelled_windows(clips, window_labels, folds=folds, exclude_folds=exclude_folds)
     windows = _usable(windows, multi_label=multi_label, hard=hard)
     config |= {
@@ -108,19 +122,35 @@ def train_classifier(
         "windows_digest": windows.digest,
     }  # fmt: skip
     print(windows, file=sys.stderr)
+    held_out = measures.HeldOutClips([clips], measure_folds, windows.class_names) if measure_folds else None
     model = runs.train_model(
         lambda: _compiled_model(config, windows.mel_params, is_resumed=bool(resumed)),
-        lambda first_batch: examples.labelled_window_dataset(
+        _views(config, exclude_folds) if augment else lambda first_batch: examples.labelled_window_dataset(
             windows, batch_size=batch_size, class_balance=class_balance, seed=seed, first_batch=first_batch
         ),
         lambda: examples.require_undamaged(clips, examples.read_dataset_info(clips, kind=examples.CLIPS)),
-        config, output, overwrite=overwrite,
+        config, output, overwrite=overwrite, measures=[measures.Accuracy(held_out)] if held_out else [],
     )  # fmt: skip
     kept = runs.without_optimizer(model)
     runs.save_model(kept, os.path.join(output, CLASSIFIER_NAME))
     kept.audio_encoder.trainable = True  # whoever loads the encoder alone has frozen nothing
     runs.save_encoder(kept.audio_encoder, windows.mel_params, output, config)
     return runs.finished_run(output)
+
+
+def _views(config: dict, exclude_folds: tuple[str, ...]) -> Callable[[int], tf.data.Dataset]:
+    """Makes the stream of clips, each in another view each time, from a batch number on."""
+    clips = examples.find_instances(
+        [config["clips"]], folds=tuple(config["folds"]), exclude_folds=exclude_folds, labelled=True
+    )
+    if config["batch_size"] > clips.num_instances:
+        raise ValueError(
+            f"batch_size {config['batch_size']} exceeds the {clips.num_instances} labelled clips; lower it."
+        )
+    return lambda first_batch: examples.instance_dataset(
+        clips, batch_size=config["batch_size"], augmentation=examples.Augmentation(), seed=config["seed"],
+        first_batch=first_batch,
+    )  # fmt: skip
 
 
 def load_classifier(run: str) -> tuple[models.ClassifierModel, mel.MelParams, tuple[str, ...]]:
@@ -152,6 +182,8 @@ def _encoder_settings(start_from: str, encoder: str, embedding_dim: int, resumed
             "unit_norm": False,
         }
     begun = resumed if resumed.get("start_from") == start_from else runs.read_finished(start_from)[1]
+    if not resumed and begun.get("replace_last_layer"):
+        raise ValueError(f"{start_from} has classes in the place of its embedding; start from what it did.")
     started = {
         "encoder": begun["encoder"],
         "embedding_dim": begun["embedding_dim"],
@@ -206,6 +238,11 @@ def _require_valid(config: dict) -> None:
         raise ValueError(
             f"class_balance must be one of {list(examples.CLASS_BALANCES)}, got {config['class_balance']!r}."
         )
+    if config["augment"] and (config["labels"] or config["class_balance"] != examples.NATURAL):
+        raise ValueError(
+            "augment shows whole clips with their own labels, each equally often; leave out labels and "
+            "class_balance, or augment."
+        )
     if config["freeze"] and not config["start_from"]:
         raise ValueError("freeze keeps an encoder that has learned nothing; name a run with start_from.")
 
@@ -213,7 +250,9 @@ def _require_valid(config: dict) -> None:
 def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool) -> models.ClassifierModel:
     audio_encoder = networks.build_encoder(
         config["encoder"],
-        input_shape=(mel_params.context_frames, mel_params.mel_bins),
+        input_shape=mel_params.window_shape,
+        num_bands=mel_params.num_bands,
+        num_channels=mel_params.num_channels,
         embedding_dim=config["embedding_dim"],
         unit_norm=config["unit_norm"],
         dtype_policy=runs.PRECISIONS[config["precision"]],
@@ -222,6 +261,8 @@ def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool
         started, started_mel_params = runs.load_encoder(config["start_from"])
         mel_params.require_equal(started_mel_params, config["start_from"])
         audio_encoder.set_weights(started.get_weights())
+    if config["replace_last_layer"]:
+        audio_encoder = networks.without_embedding(audio_encoder)
     model = models.ClassifierModel(
         audio_encoder,
         len(config["class_names"]),

@@ -197,15 +197,20 @@ def _require_undamaged(directories: dict[str, list[str]]) -> None:
 
 
 def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool) -> models.CoincidenceModel:
-    def build(name: str, input_shape: tuple[int, ...]) -> keras.Model:
+    def build(name: str, input_shape: tuple[int, ...], **cut: int) -> keras.Model:
         return networks.build_encoder(
-            name, input_shape=input_shape, embedding_dim=config["embedding_dim"],
+            name, input_shape=input_shape, **cut, embedding_dim=config["embedding_dim"],
             unit_norm=config["unit_norm"], dtype_policy=runs.PRECISIONS[config["precision"]],
         )  # fmt: skip
 
     image_encoder = config["image_encoder"]
     model = models.CoincidenceModel(
-        build(config["encoder"], (mel_params.context_frames, mel_params.mel_bins)),
+        build(
+            config["encoder"],
+            mel_params.window_shape,
+            num_bands=mel_params.num_bands,
+            num_channels=mel_params.num_channels,
+        ),
         build(image_encoder, IMAGE_SHAPE) if image_encoder else None,
         has_audio_audio=bool(config["audio_audio"]),
         audio_audio_weight=config["audio_audio_weight"],

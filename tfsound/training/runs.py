@@ -264,6 +264,7 @@ def train_model(
     output: str,
     *,
     overwrite: bool,
+    measures: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.Model:
     """Trains a model from the last checkpoint in a run's folder, or from its start, to its end.
 
@@ -276,6 +277,7 @@ def train_model(
       require_undamaged: called where TensorFlow cannot read on; raises DatasetError if it is the data.
       config: the run's settings, in types that JSON has.
       output: the run's folder.
+      measures: what adds figures of its own to those that are logged after each interval.
 
     Raises:
       TrainingError: the folder holds another run, or the loss is no longer a number;
@@ -291,14 +293,16 @@ def train_model(
             checkpoints = Checkpoints(os.path.join(output, _CHECKPOINTS))
             first_step = checkpoints.restore(model)
         try:
-            _fit(model, checkpoints, first_step, make_data, config, output)
+            _fit(model, checkpoints, first_step, make_data, config, output, measures)
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
             require_undamaged()
             raise
     return model
 
 
-def _fit(model, checkpoints: Checkpoints, first_step: int, make_data, config: dict, output: str) -> None:
+def _fit(
+    model, checkpoints: Checkpoints, first_step: int, make_data, config: dict, output: str, measures
+) -> None:
     """Trains from `first_step`, where an epoch ended, to the last step or until convergence."""
     num_steps, interval = config["num_steps"], config["steps_per_checkpoint"]
     num_whole, rest = divmod(num_steps, interval)
@@ -307,6 +311,7 @@ def _fit(model, checkpoints: Checkpoints, first_step: int, make_data, config: di
     log = _Log(os.path.join(output, LOG_NAME), epoch)
     stop = _Stop(log, config["patience_intervals"])
     callbacks = [
+        *measures,
         _Watch(),
         # Before the checkpoint: killed between the two, a run logs that epoch again and not never.
         log,
@@ -374,6 +379,11 @@ def read_finished(run: str) -> tuple[mel.MelParams, dict]:
     with open(info_path) as file:
         info = json.load(file)
     return mel.MelParams.from_dict(info["mel_params"]), info["config"]
+
+
+def finished_config(run: str) -> dict:
+    """The settings of a finished run; raises as `load_encoder`."""
+    return read_finished(run)[1]
 
 
 def finished_run(run: str) -> TrainingRun:

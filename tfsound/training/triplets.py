@@ -141,11 +141,13 @@ def _require_undamaged(directories: list[str]) -> None:
 def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.TripletModel:
     audio_encoder = networks.build_encoder(
         config["encoder"],
-        input_shape=(mel_params.context_frames, mel_params.mel_bins),
+        input_shape=mel_params.window_shape,
+        num_bands=mel_params.num_bands,
+        num_channels=mel_params.num_channels,
         embedding_dim=config["embedding_dim"],
         dtype_policy=runs.PRECISIONS[config["precision"]],
     )
     model = models.TripletModel(audio_encoder, margin=config["margin"], semi_hard=config["mining"] == "on")
-    model.build((None, mel_params.context_frames, mel_params.mel_bins))
+    model.build((None, *mel_params.window_shape))
     runs.compile_model(model, config)
     return model

@@ -229,7 +229,7 @@ def build_bucket(
     window_clip = np.repeat(np.arange(len(ordered)), num_windows)
     # The number of each window within its clip.
     step = np.arange(len(window_clip)) - np.repeat(num_windows.cumsum() - num_windows, num_windows)
-    window_bytes = mel_params.context_frames * mel_params.mel_bins * 2
+    window_bytes = mel_params.context_frames * mel_params.num_columns * 2
     window_seconds = start_seconds[window_clip] + step * mel_params.context_seconds
     # Clips of one recording may overlap in time (UrbanSound8K's do): its windows are put in order.
     clip_recording = np.append(0, recordings[1:] != recordings[:-1]).cumsum()

@@ -1,160 +1,17 @@
-"""Encoders, chosen by name, of sounds and of images; the heads that tell coinciding pairs, and clusters.
+"""Heads on embeddings: one tells coinciding pairs, one tells clusters (Jansen et al. 2020)."""
 
-Log-mel (batch, frames, mel_bins), or images (batch, height, width, 3) in [0, 1], -> embeddings
-(batch, embedding_dim), unit-norm where asked for. `resnet50` is the network of Jansen et al. 2018, section
-4.2, and 2020, section 4; `resnet_small` has the same shape at a size that a CPU trains; `vgg` is that of
-Arandjelovic and Zisserman 2017, which rows d and g of the 2020 paper's table 1 have in its place, `vgg_small`
-the same at an eighth of the width, with a quarter of `resnet_small`'s weights, as `vgg` has a fifth of
-`resnet50`'s.
-"""
-
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import layers
 
-# The paper's d; a factor of 48 below 96 x 64.
-EMBEDDING_DIM = 128
 # Of the layer that tells coinciding pairs (Jansen et al. 2020, section 4).
 HIDDEN_UNITS = 512
 # Of the head that tells clusters (Jansen et al. 2020, section 4).
 LOGIT_SCALE = 60.0
 # Embeddings and clusters of a block where there are many: 128 MB of cosines.
 _BLOCK_EMBEDDINGS, _BLOCK_CLUSTERS = 1024, 32768
-# Of the statistics used after training: with Keras's 0.99 a run of 100 steps would end far from them.
-_NORM_MOMENTUM = 0.9
-
-
-def _convolve(x, filters: int, kernel_size: int, *, strides: int, name: str):
-    """Convolution without bias, then batch norm over all replicas."""
-    x = layers.Conv2D(
-        filters, kernel_size, strides=strides, padding="same", use_bias=False,
-        kernel_initializer="he_normal", name=f"{name}_conv",
-    )(x)  # fmt: skip
-    # Statistics of one replica alone would drift apart from the others'.
-    return layers.BatchNormalization(momentum=_NORM_MOMENTUM, synchronized=True, name=f"{name}_norm")(x)
-
-
-def _shortcut(x, filters: int, *, strides: int, name: str):
-    """The input itself, or a projection where the shape changes."""
-    if strides == 1 and x.shape[-1] == filters:
-        return x
-    return _convolve(x, filters, 1, strides=strides, name=f"{name}_shortcut")
-
-
-def _bottleneck_block(x, width: int, *, strides: int, name: str):
-    """1x1, 3x3, 1x1 convolutions beside a shortcut; 4 x width channels out (He et al. 2016, figure 5)."""
-    # He et al. put the stride into the first 1x1, which then never sees three quarters of its input.
-    shortcut = _shortcut(x, 4 * width, strides=strides, name=name)
-    x = layers.ReLU()(_convolve(x, width, 1, strides=1, name=f"{name}_1"))
-    x = layers.ReLU()(_convolve(x, width, 3, strides=strides, name=f"{name}_2"))
-    x = _convolve(x, 4 * width, 1, strides=1, name=f"{name}_3")
-    return layers.ReLU()(layers.Add()([shortcut, x]))
-
-
-def _basic_block(x, width: int, *, strides: int, name: str):
-    """Two 3x3 convolutions beside a shortcut; width channels out (He et al. 2016, figure 5)."""
-    shortcut = _shortcut(x, width, strides=strides, name=name)
-    x = layers.ReLU()(_convolve(x, width, 3, strides=strides, name=f"{name}_1"))
-    x = _convolve(x, width, 3, strides=1, name=f"{name}_2")
-    return layers.ReLU()(layers.Add()([shortcut, x]))
-
-
-def _resnet(x, block: Callable, *, stem_strides: int, widths: Sequence[int], depths: Sequence[int]):
-    """Stem of 7x7 and max pool, stages of blocks, average over time and frequency."""
-    x = layers.ReLU()(_convolve(x, widths[0], 7, strides=stem_strides, name="stem"))
-    x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
-    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
-        for number in range(1, depth + 1):
-            strides = 2 if number == 1 and stage > 1 else 1
-            x = block(x, width, strides=strides, name=f"stage{stage}_block{number}")
-    return layers.GlobalAveragePooling2D()(x)
-
-
-def _resnet50(x):
-    # The stem has no stride: the paper names the pool's only, as Hershey et al. 2017 do for this input.
-    return _resnet(x, _bottleneck_block, stem_strides=1, widths=(64, 128, 256, 512), depths=(3, 4, 6, 3))
-
-
-def _resnet_small(x):
-    return _resnet(x, _basic_block, stem_strides=2, widths=(16, 32, 64, 128), depths=(1, 1, 1, 1))
-
-
-def _vgg(x, *, widths: Sequence[int] = (64, 128, 256, 512)):
-    """Four blocks of two 3x3 convolutions, each block halved by a max pool.
-
-    Source: Arandjelovic and Zisserman 2017 (Look, listen and learn), figure 2 and section 2.1, the network
-    of either modality; Jansen et al. 2020, section 4.1, rows d and g of table 1. The audio VGG of Hershey
-    et al. 2017 is another one: its convolutions end in fully connected layers, and it has 62 million weights.
-    """
-    for block, width in enumerate(widths, start=1):
-        for number in (1, 2):
-            x = layers.ReLU()(_convolve(x, width, 3, strides=1, name=f"block{block}_{number}"))
-        if block < len(widths):
-            # No row is left out where the size is odd, and one of a single row stays.
-            x = layers.MaxPooling2D(2, padding="same")(x)
-    # The last pool takes the maximum over all places, as there; the average is ResNet's.
-    return layers.GlobalMaxPooling2D()(x)
-
-
-def _vgg_small(x):
-    return _vgg(x, widths=(8, 16, 32, 64))
-
-
-# (batch, height, width, channels) -> features (batch, units).
-ENCODERS: dict[str, Callable] = {
-    "resnet50": _resnet50,
-    "resnet_small": _resnet_small,
-    "vgg": _vgg,
-    "vgg_small": _vgg_small,
-}
-
-
-def build_encoder(
-    name: str,
-    *,
-    input_shape: tuple[int, ...] = (96, 64),
-    embedding_dim: int = EMBEDDING_DIM,
-    unit_norm: bool = True,
-    dtype_policy: str = "float32",
-) -> keras.Model:
-    """An encoder with fresh weights.
-
-    Args:
-      name: one of `ENCODERS`.
-      input_shape: (frames, mel_bins) of a context window, or (height, width, 3) of an image.
-      embedding_dim: units of the linear output layer.
-      unit_norm: scale embeddings to length 1, as triplets need it. The 2020 paper does not say so of
-        coincidence, and its clusters normalise for themselves.
-      dtype_policy: Keras's; under `mixed_bfloat16` the output layer stays float32.
-
-    Returns:
-      A model: log-mel float32 (batch, frames, mel_bins), or images float32 (batch, height, width, 3) in
-      [0, 1], -> embeddings float32 (batch, embedding_dim).
-
-    Raises:
-      ValueError: an unknown name, or dtype policy; a shape of neither kind.
-
-    Source: Jansen et al. 2018, section 4.2; Jansen et al. 2020, section 4.
-    """
-    if name not in ENCODERS:
-        raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {name!r}.")
-    if len(input_shape) not in (2, 3):
-        raise ValueError(
-            "input_shape must be (frames, mel_bins) of windows or (height, width, 3) of images, "
-            f"got {tuple(input_shape)}."
-        )
-    is_image = len(input_shape) == 3
-    with _dtype_policy(dtype_policy):
-        inputs = keras.Input(input_shape, name="image" if is_image else "log_mel", dtype="float32")
-        x = inputs if is_image else layers.Reshape((*input_shape, 1))(inputs)
-        x = ENCODERS[name](x)
-        embeddings = layers.Dense(embedding_dim, dtype="float32", name="embedding")(x)
-        if unit_norm:
-            embeddings = layers.UnitNormalization(dtype="float32", name="unit_norm")(embeddings)
-        return keras.Model(inputs, embeddings, name=f"{name}_image" if is_image else name)
 
 
 @keras.saving.register_keras_serializable("tfsound")
@@ -315,13 +172,3 @@ def _random_directions(shape: Sequence[int], dtype: str):
     stddev = shape[1] ** -0.5
     blocks = [keras.random.normal((count, shape[1]), stddev=stddev, dtype=dtype) for count in counts]
     return keras.ops.concatenate(blocks)
-
-
-@contextlib.contextmanager
-def _dtype_policy(name: str):
-    outer = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(outer)
