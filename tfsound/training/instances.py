@@ -136,15 +136,16 @@ def load_instance_model(run: str) -> tuple[models.InstanceDiscriminationModel, m
 
 def _nearest_rows(instances: str, found: examples.Instances, config: dict) -> measures.NearestRows:
     """Raises: DatasetError for folds that are not there, or whose clips are instances; ValueError."""
+    directories = examples.read_dataset_info(instances, kind=examples.INSTANCES).parameters["clips"]
+    clips = measures.HeldOutClips(directories, tuple(config["knn_folds"]), found.class_names)
     for fold in config["knn_folds"]:
         if examples.admits(fold, found.folds, found.exclude_folds):
             raise examples.DatasetError(
                 f"the clips of fold {fold!r} are among the instances of {instances}, so that classifying "
                 "them tells nothing; make instances without it, or name another fold."
             )
-    directories = examples.read_dataset_info(instances, kind=examples.INSTANCES).parameters["clips"]
     return measures.NearestRows(
-        measures.HeldOutClips(directories, tuple(config["knn_folds"]), found.class_names),
+        clips,
         examples.instance_labels(instances, found.class_names),
         num_neighbors=config["knn_neighbors"],
         temperature=config["temperature"],
