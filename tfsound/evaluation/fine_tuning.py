@@ -75,7 +75,8 @@ class FineTuning:
         ]
         for name, values in self.accuracies.items():
             spreads = [metrics.mean_and_spread(values[:, epoch - 1]) for epoch in shown]
-            cells = "".join(f"{f'{spread.mean:.3f} ± {spread.standard_deviation:.3f}':>16}" for spread in spreads)
+            shown_spreads = [f"{spread.mean:.3f} ± {spread.standard_deviation:.3f}" for spread in spreads]
+            cells = "".join(f"{text:>16}" for text in shown_spreads)
             lines.append(f"{name:<{width}}{cells}")
         for epoch, needed in self.epochs_to_scratch().items():
             others = ", ".join(
