@@ -41,6 +41,7 @@ def test_a_run_leaves_what_it_says(whole_run, clips):
     assert config == SETTINGS | {
         "clips": clips, "labels": "", "folds": [], "exclude_folds": [], "start_from": "", "freeze": False,
         "unit_norm": False, "multi_label": True, "hard": False, "class_balance": "natural",
+        "replace_last_layer": False, "augment": False, "measure_folds": [],
         "learning_rate_decay": "cosine", "precision": "float32", "class_names": list(NAMES),
         "num_windows": 90, "patience_intervals": 0,
     }  # fmt: skip
