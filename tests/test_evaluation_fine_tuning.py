@@ -1,6 +1,7 @@
 """Tests of tfsound.evaluation.fine_tune: accuracy epoch by epoch, fold by fold, from several starts."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ import tiny
 from classifier_sets import write_clips
 from training_runs import interrupted_at
 
-from tfsound import evaluation, examples, training
+from tfsound import evaluation, examples, networks, training
 from tfsound.beam.instances import assign_instances
 
 pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
-SETTINGS = {"encoder": "tiny", "num_epochs": 3, "batch_size": 5, "learning_rate": 0.01, "seed": 3}
+SETTINGS = {
+    "encoder": "tiny", "num_epochs": 3, "batch_size": 5, "learning_rate": 0.01, "cold_epochs": 1,
+    "warm_up_epochs": 1, "seed": 3,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,62 @@ def test_the_last_layer_is_in_the_place_of_the_embedding(tuned):
     assert classifier.head.kernel.shape == (8, 3)  # what the tiny encoder's convolution has
 
 
+def test_all_layers_learn_unless_they_are_frozen(clips, starts, tuned, tmp_path):
+    output = str(tmp_path / "frozen")
+    result = evaluation.fine_tune(clips, output, starts=(f"DLS={starts}",), freeze=True, **SETTINGS)
+    assert list(result.accuracies) == ["DLS"]  # from scratch, nothing was learned to keep
+    assert "epochs to what scratch has" not in str(result)
+    for fold in result.folds:
+        started = networks.without_embedding(training.load_encoder(starts.replace("{fold}", fold))[0])
+        runs = {name: os.path.join(name, "runs", "DLS", f"without_{fold}") for name in (output, tuned[0])}
+        frozen, trained = (training.load_classifier(runs[name])[0] for name in (output, tuned[0]))
+        pairs = zip(started.get_weights(), frozen.audio_encoder.get_weights(), strict=True)
+        for expected, found in pairs:  # the statistics of batch norms, too
+            np.testing.assert_array_equal(found, expected)
+        changes = [
+            np.abs(expected - found).max()
+            for expected, found in zip(
+                started.get_weights(), trained.audio_encoder.get_weights(), strict=True
+            )
+        ]
+        assert min(changes) > 0
+
+
+def test_the_rate_and_the_penalty_are_those_of_esresnet(tuned):
+    output, _ = tuned
+    run = os.path.join(output, "runs", "DLS", "without_1")
+    log = training.read_log(os.path.join(run, training.LOG_NAME))
+    # What an epoch of 3 steps ends with is the rate of the next: 1 cold, 1 of warming up, then 0.985 each.
+    assert [row["learning_rate"] for row in log] == pytest.approx([0.01, 0.01, 0.00985], rel=1e-5)
+    config = training.finished_config(run)
+    wanted = {"weight_decay": 5e-4, "decay_per_epoch": 0.985, "steps_per_epoch": 3, "batch_size": 5}
+    assert config.items() >= wanted.items()
+    assert evaluation.FineTuningOptions() == evaluation.FineTuningOptions(
+        batch_size=16, learning_rate=2.5e-4, cold_epochs=5, warm_up_epochs=10, decay_per_epoch=0.985,
+        weight_decay=5e-4, freeze=False,
+    )  # fmt: skip
+
+
+def test_imagenet_is_a_start_of_a_weight_file(clips, starts, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(encoder, path):
+        assert path == "some/resnet50.h5"
+        loaded.append(encoder)
+        encoder.set_weights([np.full_like(weights, 0.01) for weights in encoder.get_weights()])
+        return "what was loaded"
+
+    monkeypatch.setattr(networks, "load_imagenet_weights", load)
+    result = evaluation.fine_tune(
+        clips, str(tmp_path / "out"), starts=(f"DLS={starts}", "ImageNet=some/resnet50.h5"), folds=("2",),
+        **SETTINGS,
+    )  # fmt: skip
+    assert list(result.accuracies) == [evaluation.FROM_SCRATCH, "DLS", "ImageNet"]
+    assert len(loaded) == 2  # once to see that it can be, before any work
+    config = training.finished_config(str(tmp_path / "out" / "runs" / "ImageNet" / "without_2"))
+    assert (config["imagenet_weights"], config["start_from"]) == ("some/resnet50.h5", "")
+
+
 def test_an_interrupted_one_goes_on(clips, starts, tuned, tmp_path):
     output = str(tmp_path / "out")
     with interrupted_at(4):
@@ -108,6 +168,13 @@ def test_epochs_are_counted_until_the_mean_over_folds_is_there():
     assert result.to_dict()["epochs_to_what_scratch_has_reached"]["3"]["slow"] is None
 
 
+def test_one_fold_has_no_spread():
+    result = evaluation.FineTuning(("1",), {evaluation.FROM_SCRATCH: np.array([[0.25]])}, 4, 8)
+    header, _, row, *_ = str(result).splitlines()
+    assert header.startswith("Accuracy of 4 classes on 8 held-out clips of 1 fold(s), mean")
+    assert row.split() == ["from", "scratch", "0.250"]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -117,6 +184,10 @@ def test_epochs_are_counted_until_the_mean_over_folds_is_there():
         ({"starts": ("a=x", "a=y")}, evaluation.EvaluationError, "of a name each .* got 'a=y'"),
         ({"starts": ("from scratch=x",)}, evaluation.EvaluationError, "that is not 'from scratch'"),
         ({"freeze": True}, ValueError, "freeze keeps an encoder that has learned nothing"),
+        ({"starts": ("x.h5",), "freeze": True}, ValueError, "or of which ImageNet's weights are a part"),
+        ({"starts": ("x.h5",)}, ValueError, "only densenet and esresnet can start from ImageNet"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay must be at least 0 and finite, got -1.0"),
+        ({"cold_epochs": -1}, ValueError, "cold_epochs and warm_up_epochs must be at least 0"),
         ({"encoder": "none"}, ValueError, "encoder must be one of"),
         ({"batch_size": 500}, ValueError, "batch_size 500 exceeds the 15 labelled clips"),
     ],
@@ -124,6 +195,15 @@ def test_epochs_are_counted_until_the_mean_over_folds_is_there():
 def test_what_cannot_be_tuned_is_refused(clips, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         evaluation.fine_tune(clips, str(tmp_path / "out"), **(SETTINGS | options))
+
+
+def test_a_start_of_another_front_end_is_refused_before_any_work(clips, starts, tmp_path):
+    run = shutil.copytree(starts.replace("{fold}", "1"), tmp_path / "run")
+    path = run / training.ENCODER_INFO_NAME
+    path.write_text(path.read_text().replace('"context_frames": 8', '"context_frames": 9'))
+    with pytest.raises(ValueError, match="context_frames is 9 and must be 8"):
+        evaluation.fine_tune(clips, str(tmp_path / "out"), starts=(f"DLS={run}",), **SETTINGS)
+    assert not os.path.exists(tmp_path / "out")
 
 
 @pytest.mark.parametrize("folds", [("",), ("1",)])

@@ -61,6 +61,18 @@ def test_segments_agree_with_a_naive_loop(monkeypatch, windows_per_batch):
     assert max(sizes) <= windows_per_batch + 3
 
 
+def test_of_long_windows_fewer_are_embedded_at_a_time(monkeypatch):
+    monkeypatch.setattr(examples.clips, "_NUMBERS_PER_CALL", 5 * 64)
+    clips, sizes = [tiny.make_clip(n, num_frames=16) for n in range(7)], []
+
+    def embed(log_mel):
+        sizes.append(len(log_mel))
+        return log_mel[:, 0]
+
+    evaluation.embed_segments(clips, embed, tiny.PARAMS)
+    assert sizes == [6, 6, 2]
+
+
 def test_no_clips_cannot_be_embedded():
     with pytest.raises(evaluation.EvaluationError, match="there is no clip to embed"):
         evaluation.embed_segments([], evaluation.embed_baseline, tiny.PARAMS)

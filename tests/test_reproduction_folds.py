@@ -22,7 +22,7 @@ SMALL, TINY = scales.SCALES["small"], scales.SCALES["tiny"]
     ],
 )
 def test_the_folds_that_are_held_out(names, asked, scale, held_out):
-    assert held_out_folds(names, asked, scale) == held_out
+    assert held_out_folds(names, asked, scale.max_folds) == held_out
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_folds_that_are_held_out(names, asked, scale, held_out):
 )
 def test_folds_that_cannot_be_held_out(names, asked, message):
     with pytest.raises(ValueError, match=message):
-        held_out_folds(names, asked, SMALL)
+        held_out_folds(names, asked, SMALL.max_folds)
 
 
 def test_a_long_tail_is_learnt_from_and_everything_scored(tmp_path):

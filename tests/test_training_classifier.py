@@ -39,11 +39,13 @@ def test_a_run_leaves_what_it_says(whole_run, clips):
     config = config_of(output)
     assert config.pop("windows_digest") == examples.index_labelled_windows(clips).digest
     assert config == SETTINGS | {
-        "clips": clips, "labels": "", "folds": [], "exclude_folds": [], "start_from": "", "freeze": False,
+        "clips": clips, "labels": "", "folds": [], "exclude_folds": [], "start_from": "",
+        "imagenet_weights": "", "freeze": False,
         "unit_norm": False, "multi_label": True, "hard": False, "class_balance": "natural",
         "replace_last_layer": False, "augment": False, "measure_folds": [],
-        "learning_rate_decay": "cosine", "precision": "float32", "class_names": list(NAMES),
-        "num_windows": 90, "patience_intervals": 0,
+        "learning_rate_decay": "cosine", "cold_epochs": 5, "warm_up_epochs": 10, "decay_per_epoch": 0.985,
+        "weight_decay": 0.0, "precision": "float32", "class_names": list(NAMES), "num_windows": 90,
+        "patience_intervals": 0, "steps_per_epoch": 11,
     }  # fmt: skip
     assert [row["step"] for row in training.read_log(f"{output}/log.csv")] == [3, 5]
     assert str(summary).startswith(f"trained {output}: 5 steps, loss ")

@@ -105,7 +105,12 @@ def test_labels_that_changed_do_not_resume(clips, tmp_path):
         ({"freeze": True}, "freeze keeps an encoder that has learned nothing; name a run with start_from"),
         ({"encoder": "resnet18"}, "encoder must be one of .*, got 'resnet18'"),
         ({"precision": "float16"}, "precision must be one of .*, got 'float16'"),
-        ({"learning_rate_decay": "linear"}, "learning_rate_decay must be 'constant' or 'cosine'"),
+        ({"learning_rate_decay": "linear"}, "must be 'constant', 'cosine' or 'exponential', got 'linear'"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0 and finite, got -1.0"),
+        (
+            {"learning_rate_decay": "exponential", "decay_per_epoch": 1.5},
+            r"decay_per_epoch in \(0, 1\], got 5, 10 and 1.5",
+        ),
         ({"folds": ("7",)}, "fold '7' does not occur"),
         ({"labels": "nowhere"}, "nowhere is no finished set of labels"),
         ({"folds": ("1",), "exclude_folds": ("1",)}, "holds no labelled window"),

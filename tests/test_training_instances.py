@@ -12,7 +12,7 @@ from classifier_sets import make_clip, write_clips
 from processes import require_killed
 from training_runs import config_of, interrupted_at, require_same_end, signal_at
 
-from tfsound import examples, training
+from tfsound import examples, memory_bank, training
 from tfsound.beam.instances import assign_instances
 
 pytestmark = pytest.mark.usefixtures("tiny_encoder")
@@ -90,6 +90,21 @@ def test_the_nearest_rows_are_asked_after_each_interval(whole_run, clips, instan
             votes[labels[row]] += np.exp(similarities[row] / 0.4)
         right.append(found.class_names[votes.argmax()] == clip.labels[0])
     assert summary.final["knn_accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_the_bank_is_saved_without_a_second_one(instances, tmp_path, monkeypatch):
+    made = []
+    original = memory_bank.MemoryBank.__init__
+
+    def make(self, *arguments, **options):
+        made.append(arguments)
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(memory_bank.MemoryBank, "__init__", make)
+    train(instances, tmp_path / "run")
+    assert len(made) == 1
+    model = keras.saving.load_model(tmp_path / "run" / training.INSTANCE_MODEL_NAME)
+    assert getattr(model, "optimizer", None) is None
 
 
 @pytest.mark.parametrize("step", [2, 4])

@@ -37,7 +37,13 @@ from tfsound.evaluation.cross_modal import (
     score_matrix,
     windows_and_frames,
 )
-from tfsound.evaluation.fine_tuning import FROM_SCRATCH, FineTuning, fine_tune
+from tfsound.evaluation.fine_tuning import (
+    FROM_SCRATCH,
+    FineTuning,
+    FineTuningOptions,
+    accuracy_by_epoch,
+    fine_tune,
+)
 from tfsound.evaluation.labelled_windows import LabelledWindows, embed_windows
 from tfsound.evaluation.lightly_supervised import LightSupervision, draw_segments, light_supervision
 from tfsound.evaluation.retrieval import (
@@ -80,6 +86,7 @@ __all__ = [
     "Evaluation",
     "EvaluationError",
     "FineTuning",
+    "FineTuningOptions",
     "LabelledWindows",
     "LightSupervision",
     "PairScore",
@@ -88,6 +95,7 @@ __all__ = [
     "TrainedClassifier",
     "TrainingOptions",
     "WindowsAndFrames",
+    "accuracy_by_epoch",
     "classify",
     "cross_modal_retrieval",
     "draw_segments",

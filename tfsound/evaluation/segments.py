@@ -88,19 +88,6 @@ class Segments:
     labels: tuple[tuple[str, ...], ...]
 
 
-def _batches(clips: Iterable[examples.Clip], mel_params: mel.MelParams) -> Iterator[list[examples.Clip]]:
-    """The clips in lists that hold about `WINDOWS_PER_BATCH` windows each, so that memory is bounded."""
-    held, num_windows = [], 0
-    for clip in clips:
-        held.append(clip)
-        num_windows += mel_params.num_windows(len(clip.mel_energy))
-        if num_windows >= WINDOWS_PER_BATCH:
-            yield held
-            held, num_windows = [], 0
-    if held:
-        yield held
-
-
 def embedded_clips(
     clips: Iterable[examples.Clip], embed: Embed, mel_params: mel.MelParams
 ) -> Iterator[tuple[examples.Clip, np.ndarray]]:
@@ -110,11 +97,7 @@ def embedded_clips(
       DatasetError: a clip shorter than a context window.
     """
     clips = tqdm(clips, desc="embed", unit=" clips", leave=False, mininterval=training.progress_seconds())
-    for batch in _batches(clips, mel_params):
-        windows = [examples.clip_windows(clip, mel_params) for clip in batch]
-        ends = np.cumsum([len(clip) for clip in windows])
-        vectors_of_clips = np.split(embed(np.concatenate(windows)), ends[:-1])
-        yield from zip(batch, vectors_of_clips, strict=True)
+    yield from examples.map_windows(clips, embed, mel_params, windows_per_call=WINDOWS_PER_BATCH)
 
 
 def embed_segments(clips: Iterable[examples.Clip], embed: Embed, mel_params: mel.MelParams) -> Segments:

@@ -10,7 +10,7 @@ Strings are UTF-8.
 """
 
 from tfsound.examples.augmentation import NO_AUGMENTATION, Augmentation, augment, fit_length, scale_time
-from tfsound.examples.clips import Clip, clip_windows, decode_clip, encode_clip, iter_clips
+from tfsound.examples.clips import Clip, clip_windows, decode_clip, encode_clip, iter_clips, map_windows
 from tfsound.examples.instances import (
     Instances,
     admits,
@@ -111,6 +111,7 @@ __all__ = [
     "instance_labels",
     "iter_clips",
     "labelled_window_dataset",
+    "map_windows",
     "pair_dataset",
     "parse_pairs",
     "parse_triplets",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +12,10 @@ from tfsound import mel
 from tfsound.examples.records import decode_mel_energy, encode_mel_energy, read_records, serialize
 from tfsound.examples.sidecar import CLIPS, SCHEMA_VERSION, DatasetError, read_dataset_info, require_folds
 from tfsound.examples.streams import shard_paths
+
+# Windows that go through a network at a time, and how many numbers they may have, 32 MB, for some are long.
+_WINDOWS_PER_CALL = 256
+_NUMBERS_PER_CALL = 2**23
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,48 @@ def clip_windows(clip: Clip, mel_params: mel.MelParams) -> np.ndarray:
         raise DatasetError(f"clip {clip.clip_id!r} is shorter than a context window; leave it out.")
     energies = clip.mel_energy[: num_windows * mel_params.context_frames]
     return mel.log_mel(energies, mel_params).numpy().reshape(num_windows, *mel_params.window_shape)
+
+
+def map_windows(
+    clips: Iterable[Clip],
+    function: Callable[[np.ndarray], np.ndarray],
+    mel_params: mel.MelParams,
+    *,
+    windows_per_call: int = _WINDOWS_PER_CALL,
+) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Yields each clip with what a function gives for its windows, (windows, ...); clips may be a stream.
+
+    The function is called for several clips at once, and memory is bounded.
+
+    Args:
+      function: log-mel windows, float32, (windows, context_frames, columns) -> (windows, ...).
+      windows_per_call: about how many; fewer where they are long.
+
+    Raises:
+      DatasetError: a clip shorter than a window.
+    """
+    largest = max(1, min(windows_per_call, _NUMBERS_PER_CALL // math.prod(mel_params.window_shape)))
+    held: list[tuple[Clip, np.ndarray]] = []
+    num_windows = 0
+    for clip in clips:
+        windows = clip_windows(clip, mel_params)
+        held.append((clip, windows))
+        num_windows += len(windows)
+        if num_windows >= largest:
+            yield from _called(held, function)
+            held, num_windows = [], 0
+    if held:
+        yield from _called(held, function)
+
+
+def _called(
+    held: list[tuple[Clip, np.ndarray]], function: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Each clip with its part of what the function gives for the windows of all."""
+    clips, windows = zip(*held, strict=True)
+    ends = np.cumsum([len(of_clip) for of_clip in windows])
+    parts = np.split(np.asarray(function(np.concatenate(windows))), ends[:-1])
+    yield from zip(clips, parts, strict=True)
 
 
 def iter_clips(directory: str, *, folds: tuple[str, ...] = ()) -> Iterator[Clip]:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from tfsound import datasets, examples
-from tfsound.reproduction.scales import Scale
 
 _EVALUATION_SPLITS = ("test", "eval")
 _TEST_ONLY = " (test only)"
@@ -29,12 +28,13 @@ def thin_training_folds(
     ]
 
 
-def held_out_folds(names: Iterable[str], folds: tuple[str, ...], scale: Scale) -> tuple[str, ...]:
-    """The folds to hold out: those asked for, or the evaluation split, or as many as the scale says.
+def held_out_folds(names: Iterable[str], folds: tuple[str, ...], max_folds: int) -> tuple[str, ...]:
+    """The folds to hold out: those asked for, or the evaluation split, or as many as a scale has at most.
 
     Args:
       names: the folds of the data set.
       folds: asked for.
+      max_folds: of the scale.
 
     Raises:
       ValueError: one that does not exist, or none to learn from.
@@ -49,7 +49,7 @@ def held_out_folds(names: Iterable[str], folds: tuple[str, ...], scale: Scale) -
     if unknown:
         raise ValueError(f"folds must be among {', '.join(names)}, got {', '.join(unknown)}.")
     evaluation_splits = tuple(name for name in _EVALUATION_SPLITS if name in names)
-    return folds or evaluation_splits or tuple(names[: scale.max_folds])
+    return folds or evaluation_splits or tuple(names[:max_folds])
 
 
 class Folds:

@@ -31,7 +31,7 @@ def write(
         sections.append(f"## {name}\n\n{table.to_markdown()}")
     for name, figure in pictures.items():
         plots.save_figure(figure, os.path.join(output, f"{name}.png"))
-        sections.append(f"![mAP against {name}]({name}.png)")
+        sections.append(f"![{name}]({name}.png)")
     resumption.write_text(os.path.join(output, "report.md"), "\n\n".join(sections) + "\n")
     fields = {"settings": settings, "tables": {name: table.to_dict() for name, table in tables.items()}}
     resumption.write_json(os.path.join(output, "report.json"), fields)
@@ -41,8 +41,12 @@ def write(
 def _command(settings: dict) -> str:
     """What was asked for, as it is typed; only synthetic data has a number of recordings to choose."""
     words = ["tfsound", "reproduce", settings["paper"], settings["root"], "OUTPUT"]
-    for name in ("dataset", "scale", "table", "folds", "class_prior", "num_recordings", "seed"):
-        values = settings[name] if name == "folds" else [settings[name]]
+    for name in (
+        "dataset", "more_datasets", "imagenet_weights", "scale", "table", "folds", "class_prior",
+        "num_recordings", "seed",
+    ):  # fmt: skip
+        value = settings.get(name, "")
+        values = value if isinstance(value, (list, tuple)) else [value]
         is_of_it = name != "num_recordings" or settings["dataset"] == "synthetic"
         if is_of_it and any(value != "" for value in values):
             words += [f"--{name.replace('_', '-')}", *map(str, values)]

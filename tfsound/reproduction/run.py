@@ -4,19 +4,21 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from tfsound import datasets, examples, resumption
+from tfsound import datasets, examples, mel, networks, resumption
 from tfsound.beam.examples import make_examples
-from tfsound.reproduction import report, units
+from tfsound.reproduction import dls_paper, report, units
 from tfsound.reproduction.coincidence_tables import CoincidenceTables
+from tfsound.reproduction.dls_tables import DlsTables, Source
 from tfsound.reproduction.encoders import Encoders
 from tfsound.reproduction.folds import held_out_folds, thin_training_folds
 from tfsound.reproduction.measures import Measures
-from tfsound.reproduction.scales import SCALES, Scale
+from tfsound.reproduction.pretraining import Pretraining
+from tfsound.reproduction.scales import DLS_SCALES, SCALES, DlsScale, Scale
 from tfsound.reproduction.triplet_papers import PAPERS as TRIPLET_PAPERS
 from tfsound.reproduction.triplet_tables import TripletTables
 
 _COINCIDENCE = "coincidence-2020"
-PAPERS = (*TRIPLET_PAPERS, _COINCIDENCE)
+PAPERS = (*TRIPLET_PAPERS, _COINCIDENCE, dls_paper.NAME)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ def reproduce(
     output: str,
     *,
     dataset: str = "esc50",
+    more_datasets: tuple[str, ...] = (),
+    imagenet_weights: str = "",
     scale: str = "small",
     table: str = "",
     folds: tuple[str, ...] = (),
@@ -53,14 +57,23 @@ def reproduce(
     for AudioSet, ResNet-50 and accelerators: 10 million triplets an encoder, 370 GB of disk while it is
     trained, and four times as much for the joint one; the papers do not say how many steps they took.
 
+    `dls-2021` shows how fast an encoder is fine-tuned that was pre-trained without labels and without the
+    held-out fold, beside one from scratch. Where there are `more_datasets`, it has the two phases of its
+    section 4: hyperparameters by the first fold of each, then a pre-training on all sets and folds, as the
+    paper's.
+
     Args:
-      paper: `triplets-2018` (Jansen et al., ICASSP), `triplets-2017` (its workshop version) or
-        `coincidence-2020` (Jansen et al.; without pictures, the rows of sound alone).
+      paper: `triplets-2018` (Jansen et al., ICASSP), `triplets-2017` (its workshop version),
+        `coincidence-2020` (Jansen et al.; without pictures, the rows of sound alone) or `dls-2021` (Hornauer
+        et al.).
       root: the data set's folder; for `synthetic`, where to write the recordings.
       output: the folder for everything that is made.
       dataset: its layout, as in `tfsound manifest`; `csv` for a manifest.
+      more_datasets: of `dls-2021`: further data sets, as `DATASET=ROOT`.
+      imagenet_weights: of `dls-2021`, scale `paper`: a weight file of keras.applications for ResNet50, to
+        start from beside the others.
       scale: `tiny`, `small` or `paper`.
-      table: the number of one table; by default all.
+      table: the number of one table; by default all. Of `dls-2021`: 1; `knn` for section 4; 4 for figure 4.
       folds: the folds to hold out; by default as many as the scale says. A data set without folds holds out
         its evaluation split.
       class_prior: how often classes are to be learnt from: `natural`, or a `longtail`; test folds stay as
@@ -86,34 +99,120 @@ def reproduce(
         "paper": paper, "root": root, "dataset": dataset, "scale": scale, "class_prior": class_prior,
         "num_recordings": num_recordings, "seed": seed,
     }  # fmt: skip
+    if paper == dls_paper.NAME:
+        settings |= {"more_datasets": list(more_datasets), "imagenet_weights": imagenet_weights}
+        roots = {dataset: root} | _more_roots(more_datasets, dataset)
+        _require_dls(class_prior, imagenet_weights, DLS_SCALES[scale])
+    elif more_datasets or imagenet_weights:
+        raise ValueError(f"more_datasets and imagenet_weights are of {dls_paper.NAME} alone; leave them out.")
     with resumption.taken_up(output, settings, overwrite=overwrite, job="reproduce"):
-        rows = _rows(root, output, dataset, num_recordings, seed)
-        held_out = held_out_folds((row.fold for row in rows), folds, SCALES[scale])
-        clips = os.path.join(output, "clips")
-        if not os.path.exists(os.path.join(clips, examples.INFO_NAME)):
-            manifest = os.path.join(output, "manifest.csv")
-            datasets.write_manifest(manifest, thin_training_folds(rows, class_prior, seed=seed))
-            frames_per_second = 1.0 if paper == _COINCIDENCE else 0.0
-            make_examples(manifest, clips, frames_per_second=frames_per_second, overwrite=True)
-        measures = Measures(clips, output, SCALES[scale], seed)
-        for fold in held_out:
-            measures.require_scorable(fold)
-        tables = _tables(paper, Encoders(clips, output, SCALES[scale], seed), measures, SCALES[scale], seed)
-        parts = list(tables.units(held_out))
+        if paper == dls_paper.NAME:
+            tables, parts = _dls_parts(settings, roots, folds, output)
+        else:
+            tables, parts = _parts(settings, folds, output)
         units.work_off([unit for unit in parts if table in ("", unit.table)], output)
         results = units.read_results(parts, output)
         text = report.write(
             tables.title, tables.tables(results), tables.pictures(results), output,
-            settings | {"folds": folds, "table": table}, [_describe(results, held_out)],
+            settings | {"folds": folds, "table": table}, [_describe(results, parts)],
         )  # fmt: skip
         return Reproduction(text, output)
+
+
+def _parts(
+    settings: dict, folds: tuple[str, ...], output: str
+) -> tuple[TripletTables | CoincidenceTables, list[units.Unit]]:
+    """The tables of a paper on one data set, whose examples it makes, and all figures that they want."""
+    paper, scale, seed = settings["paper"], SCALES[settings["scale"]], settings["seed"]
+    rows = _rows(settings["root"], output, settings["dataset"], settings)
+    held_out = held_out_folds((row.fold for row in rows), folds, scale.max_folds)
+    clips = os.path.join(output, "clips")
+    _make_clips(
+        os.path.join(output, "manifest.csv"), clips,
+        thin_training_folds(rows, settings["class_prior"], seed=seed),
+        frames_per_second=1.0 if paper == _COINCIDENCE else 0.0,
+    )  # fmt: skip
+    measures = Measures(clips, output, scale, seed)
+    for fold in held_out:
+        measures.require_scorable(fold)
+    tables = _tables(paper, Encoders(clips, output, scale, seed), measures, scale, seed)
+    return tables, list(tables.units(held_out))
+
+
+def _dls_parts(
+    settings: dict, roots: Mapping[str, str], folds: tuple[str, ...], output: str
+) -> tuple[DlsTables, list[units.Unit]]:
+    """As `_parts`, of the DLS paper on one data set or several."""
+    scale = DLS_SCALES[settings["scale"]]
+    rows = {
+        name: _rows(root, os.path.join(output, "sets", name), name, settings) for name, root in roots.items()
+    }
+    sources = {
+        name: Source(
+            of_set,
+            os.path.join(output, "sets", name, "clips"),
+            tuning_fold=held_out_folds((row.fold for row in of_set), (), scale.max_folds)[0],
+            held_out=held_out_folds((row.fold for row in of_set), folds, scale.max_folds),
+        )
+        for name, of_set in rows.items()
+    }
+    for name, source in sources.items():
+        _make_clips(
+            os.path.join(output, "sets", name, "manifest.csv"), source.clips, source.rows,
+            mel_preset=scale.mel_preset, context_seconds=scale.context_seconds,
+        )  # fmt: skip
+    pretraining = Pretraining(
+        {name: source.clips for name, source in sources.items()}, _whole_sets(rows), output, scale,
+        settings["seed"],
+    )  # fmt: skip
+    tables = DlsTables(sources, pretraining, output, scale, settings["imagenet_weights"])
+    return tables, list(tables.units())
+
+
+def _make_clips(manifest: str, clips: str, rows: list[datasets.ManifestRow], **options) -> None:
+    """Makes the examples of some rows, unless they are there."""
+    if not os.path.exists(os.path.join(clips, examples.INFO_NAME)):
+        datasets.write_manifest(manifest, rows)
+        make_examples(manifest, clips, overwrite=True, **options)
+
+
+def _whole_sets(rows: Mapping[str, list[datasets.ManifestRow]]) -> tuple[str, ...]:
+    """The data sets that are no part of another one of these, as ESC-10 is of ESC-50."""
+    ids = {name: {row.clip_id for row in of_set} for name, of_set in rows.items()}
+    return tuple(name for name in ids if not any(ids[name] < ids[other] for other in ids))
+
+
+def _more_roots(more_datasets: tuple[str, ...], dataset: str) -> dict[str, str]:
+    """Raises: ValueError for what is no `DATASET=ROOT`, or a data set given twice."""
+    roots: dict[str, str] = {}
+    for text in more_datasets:
+        name, _, root = text.partition("=")
+        if not root or name in (dataset, *roots):
+            raise ValueError(
+                f"more_datasets must be DATASET=ROOT, each another data set than {dataset}, got {text!r}."
+            )
+        roots[name] = root
+    return roots
+
+
+def _require_dls(class_prior: str, imagenet_weights: str, scale: DlsScale) -> None:
+    """Raises: ValueError for what the DLS paper has no use for, and as `networks.load_imagenet_weights`."""
+    if class_prior != datasets.NATURAL:
+        raise ValueError(f"{dls_paper.NAME} learns from all clips that there are; leave class_prior out.")
+    if imagenet_weights:
+        mel_params = mel.preset(scale.mel_preset, context_seconds=scale.context_seconds)
+        encoder = networks.build_encoder(
+            scale.encoder, input_shape=mel_params.window_shape, num_bands=mel_params.num_bands
+        )
+        networks.load_imagenet_weights(encoder, imagenet_weights)
 
 
 def _table_numbers(paper: str) -> tuple[str, ...]:
     """Raises: ValueError for an unknown paper."""
     if paper not in PAPERS:
         raise ValueError(f"paper must be one of {sorted(PAPERS)}, got {paper!r}.")
-    return CoincidenceTables.numbers if paper == _COINCIDENCE else TRIPLET_PAPERS[paper].numbers
+    numbers = {_COINCIDENCE: CoincidenceTables.numbers, dls_paper.NAME: DlsTables.numbers}
+    return numbers[paper] if paper in numbers else TRIPLET_PAPERS[paper].numbers
 
 
 def _tables(
@@ -124,25 +223,28 @@ def _tables(
     return TripletTables(TRIPLET_PAPERS[paper], encoders, measures, scale)
 
 
-def _rows(root: str, output: str, dataset: str, num_recordings: int, seed: int) -> list[datasets.ManifestRow]:
-    """The data set; where rows have no fold, their split is one."""
+def _rows(root: str, folder: str, dataset: str, settings: dict) -> list[datasets.ManifestRow]:
+    """The data set; where rows have no fold, their split is one. What has to be made goes to a folder."""
     if dataset not in datasets.ADAPTERS:
         raise ValueError(f"dataset must be one of {', '.join(sorted(datasets.ADAPTERS))}, got {dataset!r}.")
     options = {
-        "synthetic": {"num_recordings": num_recordings, "seed": seed},
-        "digit_scenes": {"scenes_dir": os.path.join(output, "scenes"), "seed": seed},
+        "synthetic": {"num_recordings": settings["num_recordings"], "seed": settings["seed"]},
+        "digit_scenes": {"scenes_dir": os.path.join(folder, "scenes"), "seed": settings["seed"]},
     }
     result = datasets.ADAPTERS[dataset](root, **options.get(dataset, {}))
     return [dataclasses.replace(row, fold=row.fold or row.split) for row in result.rows]
 
 
-def _describe(results: Mapping[str, units.Results], folds: tuple[str, ...]) -> str:
+def _describe(results: Mapping[str, units.Results], parts: list[units.Unit]) -> str:
     """How long it took, and what the figures of retrieval are, where there are any."""
     figures = [
         fold for kinds in results.values() for rows in kinds.values() for of in rows.values() for fold in of
     ]
     hours = sum(fold.get(units.SECONDS, 0.0) for fold in figures) / 3600
-    text = f"{len(folds)} held-out fold(s), {hours:.1f} hours. Recovery is the mean of each fold's own."
+    num_folds = len({unit.fold for unit in parts if unit.fold})
+    text = (
+        f"{num_folds} held-out fold(s), {hours:.1f} hours. Recovery, where given, is the mean of each fold's."
+    )
     protocols = dict.fromkeys(fold["protocol"] for fold in figures if "protocol" in fold)
     if not protocols:
         return text

@@ -3,6 +3,7 @@
 import dataclasses
 
 from tfsound import evaluation
+from tfsound.reproduction.dls_paper import HYPERPARAMETERS, Hyperparameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,5 +71,58 @@ SCALES = {
         clusters_per_label=2.7, num_classifier_steps=300_000,
         # An epoch is 20 million windows.
         classifier=evaluation.TrainingOptions(max_epochs=20, batch_size=1024, patience=3),
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class DlsScale:
+    """How large everything is that the DLS paper has.
+
+    Clips are heard through `mel_preset`, `context_seconds` at a time, 0 for the preset's. Pre-training takes
+    `num_epochs`; among `hyperparameters` its first phase chooses, where there are several data sets.
+    """
+
+    encoder: str
+    mel_preset: str
+    context_seconds: float
+    max_folds: int
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    hyperparameters: tuple[Hyperparameters, ...]
+    fine_tuning: evaluation.FineTuningOptions
+
+
+DLS_SCALES = {
+    # A minute on two cores: shows that everything runs, says nothing of the paper.
+    "tiny": DlsScale(
+        encoder="esresnet_small", mel_preset="audioset", context_seconds=0.96, max_folds=1,
+        num_epochs=2, batch_size=32, learning_rate=1e-3,
+        hyperparameters=(HYPERPARAMETERS, Hyperparameters(temperature=0.1)),
+        fine_tuning=evaluation.FineTuningOptions(
+            num_epochs=3, learning_rate=1e-3, cold_epochs=0, warm_up_epochs=0
+        ),
+    ),
+    # Hours on two cores, on a set of the size of ESC-50. At a tenth of ESResNet's rate a small network from
+    # scratch would stand still for five epochs of a few steps, and be ahead of nothing.
+    "small": DlsScale(
+        encoder="esresnet_small", mel_preset="audioset", context_seconds=5.0, max_folds=5,
+        num_epochs=50, batch_size=64, learning_rate=1e-3,
+        hyperparameters=(
+            HYPERPARAMETERS, Hyperparameters(temperature=0.1), Hyperparameters(num_negatives=0),
+            Hyperparameters(num_negatives=0, temperature=0.1),
+        ),
+        fine_tuning=evaluation.FineTuningOptions(learning_rate=1e-3, cold_epochs=0, warm_up_epochs=0),
+    ),
+    # The paper's: section 4; ESResNet as its authors run it, for as many epochs as figure 4 is told of.
+    "paper": DlsScale(
+        encoder="esresnet", mel_preset="esresnet", context_seconds=0.0, max_folds=10,
+        num_epochs=200, batch_size=64, learning_rate=2.5e-4,
+        hyperparameters=(
+            HYPERPARAMETERS, Hyperparameters(temperature=0.1), Hyperparameters(num_negatives=0),
+            Hyperparameters(embedding_dim=64),
+        ),
+        fine_tuning=evaluation.FineTuningOptions(num_epochs=30),
     ),
 }  # fmt: skip

@@ -18,7 +18,7 @@ Results = Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]
 class Unit:
     """One figure, or a few that come together, of one row and fold: `<kind>/<key>/fold_<fold>.json`.
 
-    `table` is the number of the paper's table that it is for.
+    `table` is the number of the paper's table that it is for; `fold` is "" where no fold is held out.
     """
 
     table: str
@@ -27,8 +27,14 @@ class Unit:
     fold: str
     compute: Callable[[], dict]
 
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The fold in words, none where there is none."""
+        return (f"fold {self.fold}",) if self.fold else ()
+
     def path(self, output: str) -> str:
-        return os.path.join(output, "scores", self.kind, slug(self.key), f"fold_{self.fold}.json")
+        name = f"fold_{self.fold}.json" if self.fold else "all_folds.json"
+        return os.path.join(output, "scores", self.kind, slug(self.key), name)
 
 
 def slug(*names: str) -> str:
@@ -48,13 +54,12 @@ def work_off(units: Iterable[Unit], output: str) -> None:
         resumption.write_json(unit.path(output), figures | seconds)
         left = (time.monotonic() - start) / (number + 1) * (len(todo) - number - 1)
         measures = figures.get("measures", figures)
-        scores = {name: value for name, value in measures.items() if name.endswith(("mAP", "R@1"))}
+        scores = {
+            name: value for name, value in measures.items() if name.endswith(("mAP", "R@1", "accuracy"))
+        }
         shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        print(
-            f"[{done + number + 1}/{len(units)}] {unit.kind}, {unit.key}, fold {unit.fold}: {shown}; "
-            f"about {left / 60:.0f} min left",
-            flush=True,
-        )
+        what = ", ".join([unit.kind, unit.key, *unit.where]) + (f": {shown}" if shown else "")
+        print(f"[{done + number + 1}/{len(units)}] {what}; about {left / 60:.0f} min left", flush=True)
 
 
 def read_results(units: Iterable[Unit], output: str) -> dict[str, Results]:

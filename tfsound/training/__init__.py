@@ -9,7 +9,7 @@ started again.
 An epoch is the stretch between two checkpoints: it ends with a row of `log.csv` and a checkpoint.
 
 `triplets` trains on triplets, `coincidence` on pairs, `instances` on clips, `classifier` on labels; `runs` is
-what they share.
+what they share, with the `optimizers`.
 """
 
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
@@ -23,6 +23,13 @@ from tfsound.training.coincidence import (
     train_coincidence,
 )
 from tfsound.training.instances import INSTANCE_MODEL_NAME, load_instance_model, train_instances
+from tfsound.training.optimizers import (
+    AdamWithPenalty,
+    WarmUp,
+    learning_rate_schedule,
+    make_optimizer,
+    steps_per_epoch,
+)
 from tfsound.training.runs import (
     ENCODER_INFO_NAME,
     ENCODER_NAME,
@@ -32,9 +39,9 @@ from tfsound.training.runs import (
     finished_config,
     finished_run,
     has_converged,
-    learning_rate_schedule,
     load_encoder,
     progress_seconds,
+    read_finished,
     read_log,
     save_encoder,
     strategy,
@@ -50,10 +57,12 @@ __all__ = [
     "LOG_NAME",
     "MODEL_NAME",
     "PRECISIONS",
+    "AdamWithPenalty",
     "Checkpoints",
     "CoincidenceRecipe",
     "TrainingError",
     "TrainingRun",
+    "WarmUp",
     "decide_mining",
     "finished_config",
     "finished_run",
@@ -64,10 +73,13 @@ __all__ = [
     "load_coincidence_model",
     "load_encoder",
     "load_instance_model",
+    "make_optimizer",
     "progress_seconds",
+    "read_finished",
     "read_log",
     "save_encoder",
     "steps_done",
+    "steps_per_epoch",
     "strategy",
     "train",
     "train_classifier",

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfsound import examples, mel, models, networks
 from tfsound.checkpoints import TrainingError
-from tfsound.training import measures, runs
+from tfsound.training import measures, optimizers, runs
 from tfsound.window_labels import WindowLabels, read_propagated_labels
 
 CLASSIFIER_NAME = "classifier.keras"
@@ -28,6 +28,7 @@ def train_classifier(
     folds: tuple[str, ...] = (),
     exclude_folds: tuple[str, ...] = (),
     start_from: str = "",
+    imagenet_weights: str = "",
     freeze: bool = False,
     encoder: str = "",
     embedding_dim: int = 0,
@@ -41,6 +42,10 @@ def train_classifier(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     learning_rate_decay: str = "cosine",
+    cold_epochs: int = 5,
+    warm_up_epochs: int = 10,
+    decay_per_epoch: float = 0.985,
+    weight_decay: float = 0.0,
     precision: str = "float32",
     steps_per_checkpoint: int = 100,
     patience_intervals: int = 0,
@@ -62,6 +67,7 @@ def train_classifier(
       exclude_folds: folds to leave out, because they are for testing.
       start_from: a finished run on triplets, on pairs or on labels whose audio encoder to start from;
         without, the encoder is trained from scratch.
+      imagenet_weights: a weight file of keras.applications to start `esresnet` or `densenet` from.
       freeze: keep the encoder as it is, and train the layer on its embeddings alone.
       encoder: `resnet_small` (the default) for CPUs, `resnet50` as in the paper; that of the run to start
         from where there is one.
@@ -78,8 +84,13 @@ def train_classifier(
         learned from.
       num_steps: optimizer steps in all.
       batch_size: windows a step, over all devices; of fewer labelled windows some come twice.
-      learning_rate: Adam's, at the start.
-      learning_rate_decay: `cosine` to 0 over all steps, or `constant`.
+      learning_rate: Adam's, at its highest.
+      learning_rate_decay: `cosine` to 0 over all steps, `constant`, or `exponential`: a tenth of the rate at
+        first, then up to it, then less by a factor an epoch (Guzhov et al. 2020).
+      cold_epochs: of `exponential`: how many times through the data at a tenth of the rate.
+      warm_up_epochs: of `exponential`: how many times from there to the full rate.
+      decay_per_epoch: of `exponential`: the factor of each time after those.
+      weight_decay: of the penalty on all weights that the loss gets, half their squares; 0 for none.
       precision: `float32` or `bfloat16`.
       steps_per_checkpoint: steps between checkpoints; a kill loses at most so many.
       patience_intervals: end before `num_steps` when the mean loss between checkpoints has not fallen
@@ -95,7 +106,8 @@ def train_classifier(
       DatasetError: clips that are missing or damaged, labels of other clips, nothing labelled;
       ActiveLearningError: no finished folder of labels, or an edited one; ValueError: a parameter is out of
       range or not that of the run to start from, labels that leave nothing to tell apart; TrainingError: the
-      folder holds another run, there is no finished run to start from, or the loss is no longer a number.
+      folder holds another run, there is no finished run to start from, or the loss is no longer a number;
+      for ImageNet's weights also FileNotFoundError, see `networks.load_imagenet_weights`.
 
     Source: Jansen et al. 2020, sections 3.3 and 3.4; Hornauer et al. 2021, section 5.
     """
@@ -104,53 +116,63 @@ def train_classifier(
     config = {
         "clips": clips, "labels": labels if isinstance(labels, str) else "(arrays)",
         "folds": list(folds), "exclude_folds": list(exclude_folds), "start_from": start_from,
-        "freeze": freeze, **_encoder_settings(start_from, encoder, embedding_dim, resumed),
+        "imagenet_weights": imagenet_weights, "freeze": freeze,
+        **_encoder_settings(start_from, encoder, embedding_dim, resumed),
         "multi_label": multi_label, "hard": hard, "class_balance": class_balance,
         "replace_last_layer": replace_last_layer, "augment": augment,
         "measure_folds": list(measure_folds), "num_steps": num_steps, "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "learning_rate_decay": learning_rate_decay, "precision": precision,
-        "steps_per_checkpoint": steps_per_checkpoint,
+        "learning_rate": learning_rate, "learning_rate_decay": learning_rate_decay,
+        "cold_epochs": cold_epochs, "warm_up_epochs": warm_up_epochs, "decay_per_epoch": decay_per_epoch,
+        "weight_decay": weight_decay, "precision": precision, "steps_per_checkpoint": steps_per_checkpoint,
         "patience_intervals": patience_intervals, "seed": seed,
     }  # fmt: skip
     _require_valid(config)
     exclude_folds = (*exclude_folds, *(fold for fold in measure_folds if fold not in exclude_folds))
     windows = examples.index_labelled_windows(clips, window_labels, folds=folds, exclude_folds=exclude_folds)
     windows = _usable(windows, multi_label=multi_label, hard=hard)
+    num_examples, make_data = _data(config, windows, exclude_folds)
     config |= {
         "class_names": list(windows.class_names), "num_windows": windows.num_windows,
         "windows_digest": windows.digest,
+        "steps_per_epoch": optimizers.steps_per_epoch(num_examples, batch_size),
     }  # fmt: skip
     print(windows, file=sys.stderr)
     held_out = measures.HeldOutClips([clips], measure_folds, windows.class_names) if measure_folds else None
     model = runs.train_model(
         lambda: _compiled_model(config, windows.mel_params, is_resumed=bool(resumed)),
-        _views(config, exclude_folds) if augment else lambda first_batch: examples.labelled_window_dataset(
-            windows, batch_size=batch_size, class_balance=class_balance, seed=seed, first_batch=first_batch
-        ),
+        make_data,
         lambda: examples.require_undamaged(clips, examples.read_dataset_info(clips, kind=examples.CLIPS)),
         config, output, overwrite=overwrite, measures=[measures.Accuracy(held_out)] if held_out else [],
     )  # fmt: skip
-    kept = runs.without_optimizer(model)
-    runs.save_model(kept, os.path.join(output, CLASSIFIER_NAME))
-    kept.audio_encoder.trainable = True  # whoever loads the encoder alone has frozen nothing
-    runs.save_encoder(kept.audio_encoder, windows.mel_params, output, config)
+    runs.save_model(model, os.path.join(output, CLASSIFIER_NAME))
+    model.audio_encoder.trainable = True  # whoever loads the encoder alone has frozen nothing
+    runs.save_encoder(model.audio_encoder, windows.mel_params, output, config)
     return runs.finished_run(output)
 
 
-def _views(config: dict, exclude_folds: tuple[str, ...]) -> Callable[[int], tf.data.Dataset]:
-    """Makes the stream of clips, each in another view each time, from a batch number on."""
+def _data(
+    config: dict, windows: examples.LabelledWindows, exclude_folds: tuple[str, ...]
+) -> tuple[int, Callable[[int], tf.data.Dataset]]:
+    """How many examples there are to learn from, and what makes the stream of them from a batch number on.
+
+    They are windows, or clips, each in another view every time.
+    """
+    batch_size, seed = config["batch_size"], config["seed"]
+    if not config["augment"]:
+        return windows.num_windows, lambda first_batch: examples.labelled_window_dataset(
+            windows, batch_size=batch_size, class_balance=config["class_balance"], seed=seed,
+            first_batch=first_batch,
+        )  # fmt: skip
     clips = examples.find_instances(
         [config["clips"]], folds=tuple(config["folds"]), exclude_folds=exclude_folds, labelled=True
     )
-    if config["batch_size"] > clips.num_instances:
+    if batch_size > clips.num_instances:
         raise ValueError(
-            f"batch_size {config['batch_size']} exceeds the {clips.num_instances} labelled clips; lower it."
+            f"batch_size {batch_size} exceeds the {clips.num_instances} labelled clips; lower it."
         )
-    return lambda first_batch: examples.instance_dataset(
-        clips, batch_size=config["batch_size"], augmentation=examples.Augmentation(), seed=config["seed"],
-        first_batch=first_batch,
-    )  # fmt: skip
+    return clips.num_instances, lambda first_batch: examples.instance_dataset(
+        clips, batch_size=batch_size, augmentation=examples.Augmentation(), seed=seed, first_batch=first_batch
+    )
 
 
 def load_classifier(run: str) -> tuple[models.ClassifierModel, mel.MelParams, tuple[str, ...]]:
@@ -245,6 +267,8 @@ def _require_valid(config: dict) -> None:
         )
     if config["freeze"] and not config["start_from"]:
         raise ValueError("freeze keeps an encoder that has learned nothing; name a run with start_from.")
+    if config["imagenet_weights"] and config["start_from"]:
+        raise ValueError("imagenet_weights and start_from name two starts; leave one out.")
 
 
 def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool) -> models.ClassifierModel:
@@ -261,6 +285,8 @@ def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool
         started, started_mel_params = runs.load_encoder(config["start_from"])
         mel_params.require_equal(started_mel_params, config["start_from"])
         audio_encoder.set_weights(started.get_weights())
+    if config["imagenet_weights"] and not is_resumed:
+        print(networks.load_imagenet_weights(audio_encoder, config["imagenet_weights"]), file=sys.stderr)
     if config["replace_last_layer"]:
         audio_encoder = networks.without_embedding(audio_encoder)
     model = models.ClassifierModel(

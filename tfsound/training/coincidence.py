@@ -147,7 +147,7 @@ def train_coincidence(
         lambda: _require_undamaged(directories),
         config, output, overwrite=overwrite,
     )  # fmt: skip
-    runs.save_model(runs.without_optimizer(model), os.path.join(output, MODEL_NAME))
+    runs.save_model(model, os.path.join(output, MODEL_NAME))
     runs.save_encoder(model.audio_encoder, mel_params, output, config)
     return runs.finished_run(output)
 

@@ -77,9 +77,9 @@ def train_instances(
 
     Raises:
       DatasetError: instances or clips that are missing, damaged or changed; ValueError: a parameter is out of
-      range, or not that of the run to start from; WeightError: see `networks.load_imagenet_weights`;
-      TrainingError: the folder holds another run, there is no finished run to start from, its rows are those
-      of other clips, or the loss is no longer a number.
+      range, or not that of the run to start from; for ImageNet's weights also FileNotFoundError, see
+      `networks.load_imagenet_weights`; TrainingError: the folder holds another run, there is no finished run
+      to start from, its rows are those of other clips, or the loss is no longer a number.
 
     Source: Hornauer et al. 2021, sections 3 and 4.
     """
@@ -114,7 +114,7 @@ def train_instances(
         lambda: _require_undamaged(found),
         config, output, overwrite=overwrite, measures=measured,
     )  # fmt: skip
-    runs.save_model(runs.without_optimizer(model), os.path.join(output, INSTANCE_MODEL_NAME))
+    runs.save_model(model, os.path.join(output, INSTANCE_MODEL_NAME))
     runs.save_encoder(model.audio_encoder, found.mel_params, output, config)
     return runs.finished_run(output)
 

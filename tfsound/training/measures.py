@@ -1,6 +1,6 @@
 """What a run measures after each interval on clips that it does not learn from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -16,8 +16,12 @@ class HeldOutClips:
       folds: those to read.
       class_names: (classes,), which have the clips' labels among them.
 
+    Attributes:
+      labels: int64, (clips,), the first label of each.
+
     Raises:
-      DatasetError, ValueError: see `examples.read_clip_infos`; no labelled class in common.
+      DatasetError, ValueError: see `examples.read_clip_infos`; no labelled clip in these folds, or a label
+      that is no class.
     """
 
     def __init__(self, directories: Sequence[str], folds: tuple[str, ...], class_names: Sequence[str]):
@@ -26,18 +30,27 @@ class HeldOutClips:
             (directory, tuple(fold for fold in folds if fold in info.folds))
             for directory, info in zip(directories, infos, strict=True)
         ]
-        self._class_names = list(class_names)
+        names = [clip.labels[0] for clip in self._clips()]
+        unknown = sorted(set(names).difference(class_names))
+        if unknown or not names:
+            found = f"a clip of class {unknown[0]!r}" if unknown else "no labelled clip"
+            raise examples.DatasetError(
+                f"{', '.join(directories)}: folds {list(folds)} hold {found}, expected clips of the "
+                f"{len(class_names)} classes that are learned; name other folds, or label them."
+            )
+        columns = {name: column for column, name in enumerate(class_names)}
+        self.labels = np.array([columns[name] for name in names], np.int64)
 
-    def read(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The mean of what `function` gives for a clip's windows, (clips, ...), and its first label."""
-        means, labels = [], []
+    def _clips(self) -> Iterator[examples.Clip]:
         for directory, folds in self._sets:
             for clip in examples.iter_clips(directory, folds=folds) if folds else ():
                 if clip.labels:
-                    windows = examples.clip_windows(clip, self._mel_params)
-                    means.append(np.mean(function(windows), axis=0))
-                    labels.append(self._class_names.index(clip.labels[0]))
-        return np.array(means), np.array(labels, np.int64)
+                    yield clip
+
+    def read(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The mean of what `function` gives for the windows of each clip, float, (clips, ...)."""
+        found = examples.map_windows(self._clips(), function, self._mel_params)
+        return np.stack([np.mean(values, axis=0) for _, values in found])
 
 
 class NearestRows(keras.callbacks.Callback):
@@ -67,11 +80,11 @@ class NearestRows(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         model: models.InstanceDiscriminationModel = self.model
-        embeddings, labels = self._clips.read(lambda windows: model(windows, training=False))
+        embeddings = self._clips.read(lambda windows: model(windows, training=False))
         is_labelled = self._row_labels >= 0
         rows = keras.ops.convert_to_numpy(model.memory_bank.rows)[is_labelled]
         result = metrics.weighted_knn_accuracy(
-            rows, self._row_labels[is_labelled], embeddings, labels,
+            rows, self._row_labels[is_labelled], embeddings, self._clips.labels,
             k=self._num_neighbors, temperature=self._temperature,
         )  # fmt: skip
         logs["knn_accuracy"] = result.accuracy
@@ -85,5 +98,5 @@ class Accuracy(keras.callbacks.Callback):
         self._clips = clips
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        scores, labels = self._clips.read(lambda windows: self.model(windows, training=False))
-        logs["accuracy"] = float(np.mean(scores.argmax(axis=1) == labels))
+        scores = self._clips.read(lambda windows: self.model(windows, training=False))
+        logs["accuracy"] = float(np.mean(scores.argmax(axis=1) == self._clips.labels))

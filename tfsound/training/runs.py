@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tfsound import mel, resumption
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
+from tfsound.training.optimizers import make_optimizer
 
 ENCODER_NAME = "encoder.keras"
 ENCODER_INFO_NAME = "encoder.json"
@@ -209,15 +210,6 @@ def resumed_config(output: str, *, overwrite: bool) -> dict:
     return _begun(output) if has_checkpoint and not overwrite else {}
 
 
-def learning_rate_schedule(learning_rate: float, num_steps: int, decay: str):
-    """A constant rate, or a half cosine from it to 0 over `num_steps`. Raises: ValueError otherwise."""
-    if decay == "constant":
-        return learning_rate
-    if decay == "cosine":
-        return keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)
-    raise ValueError(f"learning_rate_decay must be 'constant' or 'cosine', got {decay!r}.")
-
-
 def require_valid(config: dict, num_examples: dict[str, int]) -> None:
     """Checks the settings that all runs share.
 
@@ -249,10 +241,9 @@ def require_valid(config: dict, num_examples: dict[str, int]) -> None:
 
 
 def compile_model(model: keras.Model, config: dict) -> None:
-    """Gives a built model its optimizer, Adam."""
-    rate = learning_rate_schedule(config["learning_rate"], config["num_steps"], config["learning_rate_decay"])
+    """Gives a built model its optimizer, Adam; raises as `make_optimizer`."""
     # XLA fails under MirroredStrategy, and on CPUs it costs more than it saves.
-    model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=False)
+    model.compile(optimizer=make_optimizer(config), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
 
 
@@ -279,6 +270,9 @@ def train_model(
       output: the run's folder.
       measures: what adds figures of its own to those that are logged after each interval.
 
+    Returns:
+      The trained model, without its optimizer.
+
     Raises:
       TrainingError: the folder holds another run, or the loss is no longer a number;
       resumption.InUseError: another process trains there.
@@ -297,6 +291,10 @@ def train_model(
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
             require_undamaged()
             raise
+        # Whoever keeps the model needs no moments of Adam, twice the size of the weights.
+        with strategy().scope():
+            model.compile(optimizer=None)
+        model.compiled = False  # or Keras could not load what is saved of it without `compile=False`
     return model
 
 
@@ -332,13 +330,6 @@ def _fit(
             epoch = end
     finally:
         progress.close()
-
-
-def without_optimizer(model: keras.Model) -> keras.Model:
-    """A copy to keep: the optimizer's moments are twice the size of the weights."""
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def save_model(model: keras.Model, path: str) -> None:
