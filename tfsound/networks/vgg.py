@@ -1,7 +1,7 @@
 """VGG of Arandjelovic and Zisserman 2017: images (batch, height, width, channels) -> features.
 
 `vgg` is what rows d and g of the 2020 paper's table 1 have in the place of the ResNet, `vgg_small` the same
-at an eighth of the width, with a quarter of the weights of `resnet_small`, as `vgg` has a fifth of `resnet50`'s.
+at an eighth of the width, with a quarter of `resnet_small`'s weights, as `vgg` has a fifth of `resnet50`'s.
 """
 
 from collections.abc import Sequence

@@ -242,9 +242,7 @@ def _describe(results: Mapping[str, units.Results], parts: list[units.Unit]) -> 
     ]
     hours = sum(fold.get(units.SECONDS, 0.0) for fold in figures) / 3600
     num_folds = len({unit.fold for unit in parts if unit.fold})
-    text = (
-        f"{num_folds} held-out fold(s), {hours:.1f} hours. Recovery, where given, is the mean of each fold's."
-    )
+    text = f"{num_folds} held-out fold(s), {hours:.1f} hours. Recovery, if any, is the mean of each fold's."
     protocols = dict.fromkeys(fold["protocol"] for fold in figures if "protocol" in fold)
     if not protocols:
         return text

@@ -151,7 +151,7 @@ def train_classifier(
 
 
 def _data(
-    config: dict, windows: examples.LabelledWindows, exclude_folds: tuple[str, ...]
+    config: dict, windows: examples.LabelledWindowIndex, exclude_folds: tuple[str, ...]
 ) -> tuple[int, Callable[[int], tf.data.Dataset]]:
     """How many examples there are to learn from, and what makes the stream of them from a batch number on.
 
