@@ -157,7 +157,7 @@ def test_a_manifest_that_is_not_there(tmp_path):
         ({"max_clip_seconds": float("inf")}, "max_clip_seconds must be positive and finite"),
         ({"max_failure_fraction": 1.5}, r"max_failure_fraction in \[0, 1\] .*got 57\.6, 1\.5 and 0"),
         ({"num_shards": -1}, "num_shards at least 0"),
-        ({"mel_preset": "vggish"}, r"mel preset must be one of \['audioset', 'yamnet'\], got 'vggish'"),
+        ({"mel_preset": "vggish"}, r"one of \['audioset', 'esresnet', 'yamnet'\], got 'vggish'"),
         ({"worker_mode": "fibres"}, "worker_mode must be one of"),
     ],
 )
