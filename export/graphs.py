@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import tempfile
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -17,6 +18,20 @@ LABELS_NAME = "labels.csv"
 _OF_WINDOWS = {"embedding": "window_embeddings", "scores": "window_scores"}
 
 
+def _weights(model: keras.Model) -> list[tf.Variable]:
+    """What an export is to hold of a model: TensorFlow's variables, not the layers that Keras wraps them in.
+
+    Keras 3.15 gives each variable of a tracked layer a second copy in the graph. Weights are restored into
+    the one and the signatures read the other: TF Serving, which loads a graph into a session, finds none.
+    """
+    return [weight.value for weight in model.weights]
+
+
+def _untracked(function: Callable) -> Callable:
+    """The same function, whose variables TensorFlow does not look for."""
+    return lambda *arguments, **options: function(*arguments, **options)
+
+
 class Embedder(tf.Module):
     """The served graph around an encoder.
 
@@ -28,7 +43,8 @@ class Embedder(tf.Module):
 
     def __init__(self, encoder: keras.Model, mel_params: mel.MelParams, provenance: dict):
         super().__init__()
-        self._encoder = encoder
+        self._encode, self._embedding_dim = _untracked(encoder), encoder.output_shape[-1]
+        self._tracked = _weights(encoder)
         self._mel_params = mel_params
         self._assets_folder = tempfile.TemporaryDirectory()
         self.mel_params_file = self._asset("mel_params.json", mel_params.to_dict())
@@ -114,11 +130,9 @@ class Embedder(tf.Module):
         parts = tf.TensorArray(tf.float32, size=num_steps, infer_shape=False)
         for step in tf.range(num_steps):
             part = log_mel[step * _WINDOWS_PER_STEP : (step + 1) * _WINDOWS_PER_STEP]
-            parts = parts.write(step, self._encoder(part, training=False))
-        embeddings = tf.cond(
-            num_steps > 0, parts.concat, lambda: tf.zeros([0, self._encoder.output_shape[-1]])
-        )
-        return tf.ensure_shape(embeddings, [None, self._encoder.output_shape[-1]])
+            parts = parts.write(step, self._encode(part, training=False))
+        embeddings = tf.cond(num_steps > 0, parts.concat, lambda: tf.zeros([0, self._embedding_dim]))
+        return tf.ensure_shape(embeddings, [None, self._embedding_dim])
 
 
 class Classifier(Embedder):
@@ -138,7 +152,8 @@ class Classifier(Embedder):
         class_names: tuple[str, ...],
     ):
         super().__init__(classifier.audio_encoder, mel_params, provenance)
-        self._classifier = classifier
+        self._scores = _untracked(classifier.scores)
+        self._tracked = _weights(classifier)
         path = os.path.join(self._assets_folder.name, LABELS_NAME)
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -148,4 +163,4 @@ class Classifier(Embedder):
 
     def _of_windows(self, log_mel: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = super()._of_windows(log_mel)
-        return outputs | {"scores": self._classifier.scores(outputs["embedding"])}
+        return outputs | {"scores": self._scores(outputs["embedding"])}

@@ -158,6 +158,12 @@ def test_mp3_without_a_length_tag_is_read_to_its_end(tmp_path):
     assert len(soundfile.read(file)[0]) / 16_000 < 8
 
 
+def test_encoded_stereo_is_read_back(tmp_path):
+    sound = np.round(np.stack([sine(0.1, 16_000), 0.5 * sine(0.1, 16_000)], axis=1) * 32768) / 32768
+    (tmp_path / "a.wav").write_bytes(media.encode_wav(sound, 16_000))
+    np.testing.assert_array_equal(media.read_audio(tmp_path / "a.wav", num_channels=2), sound)
+
+
 def test_streamed_files_are_read_to_their_end(tmp_path):
     """A recorder that cannot seek back leaves 0 or all ones for the sizes."""
     data = media.encode_wav(sine(0.5, 16_000), 16_000)

@@ -60,8 +60,10 @@ def test_bad_arguments_are_refused_at_the_call(arguments, message):
 
 
 def test_bad_waveforms_are_not_encoded():
-    with pytest.raises(ValueError, match=r"waveform must be float, \(samples,\), got float64, \(3, 2\)"):
-        media.encode_wav(np.zeros((3, 2)), 16_000)
+    with pytest.raises(
+        ValueError, match=r"must be float, \(samples,\) or \(samples, 2\), got float64, \(3, 3\)"
+    ):
+        media.encode_wav(np.zeros((3, 3)), 16_000)
     with pytest.raises(ValueError, match="got int16"):
         media.encode_wav(np.zeros(3, np.int16), 16_000)
     with pytest.raises(ValueError, match="waveform must be finite"):

@@ -34,6 +34,7 @@ COMMANDS = {
     "label": ("tfsound.labelling", "label"),
     "answers": ("tfsound.active_learning", "answers"),
     "export": ("tfsound.export.saved_model", "export"),
+    "serve-config": ("tfsound.export.serving", "serve_config"),
     "quickstart": ("tfsound.quickstart", "quickstart"),
     "reproduce": ("tfsound.reproduction", "reproduce"),
 }
@@ -57,6 +58,7 @@ _SUMMARIES = {
     "label": "answer questions by ear on a local page",
     "answers": "spread answers over clusters: labels to train on",
     "export": "export a trained encoder as a SavedModel",
+    "serve-config": "what TensorFlow Serving is started with, and the command",
     "quickstart": "all of these, on your folder or on synthetic recordings",
     "reproduce": "a paper's tables on a data set, its figures beside ours",
 }

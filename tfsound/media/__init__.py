@@ -108,16 +108,17 @@ def read_audio(
 
 
 def encode_wav(waveform: np.ndarray, sample_rate: int) -> bytes:
-    """Encodes a waveform, (samples,), clipped to [-1, 1], as a 16-bit PCM WAV file.
+    """Encodes a waveform, (samples,) or (samples, 2), clipped to [-1, 1], as a 16-bit PCM WAV file.
 
-    Raises: ValueError where the waveform is not float, finite and one-dimensional, or the rate is none.
+    Raises: ValueError where the waveform is not float, finite and of such a shape, or the rate is none.
     """
     waveform = np.asarray(waveform)
     _check_sample_rate(sample_rate)
-    if waveform.ndim != 1 or waveform.dtype.kind != "f":
+    is_mono_or_stereo = waveform.ndim == 1 or (waveform.ndim == 2 and waveform.shape[1] == 2)
+    if not is_mono_or_stereo or waveform.dtype.kind != "f":
         raise ValueError(
-            f"waveform must be float, (samples,), got {waveform.dtype}, {waveform.shape}; scale integers to "
-            "[-1, 1] and average channels."
+            f"waveform must be float, (samples,) or (samples, 2), got {waveform.dtype}, {waveform.shape}; "
+            "scale integers to [-1, 1] and average channels."
         )
     if not np.isfinite(waveform).all():
         raise ValueError("waveform must be finite, got NaN or infinity; check what computed it.")
