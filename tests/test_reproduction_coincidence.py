@@ -133,6 +133,26 @@ def test_labels_of_clusters_stand_beside_labels_at_random(reproduced):
         assert bool(config["start_from"]) == ("from scratch" not in str(path))
 
 
+def test_a_held_out_fold_without_frames_fails_before_training(takes, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(tiny.jpeg(0))
+    rows = [
+        dataclasses.replace(row, fold=speaker, image_uri="" if speaker == "high" else str(tmp_path / "a.jpg"))
+        for row in datasets.ADAPTERS["fsdd"](takes).rows
+        for speaker in ("high", "low")
+        if speaker in row.uri and row.labels[0] in "01"
+    ]
+    datasets.write_manifest(str(tmp_path / "table.csv"), rows)
+    with pytest.raises(evaluation.EvaluationError, match=r"fold high .* none of its 24 clips has frames"):
+        reproduction.reproduce(
+            "coincidence-2020",
+            str(tmp_path / "table.csv"),
+            str(tmp_path / "out"),
+            dataset="csv",
+            scale="tiny",
+        )
+    assert not (tmp_path / "out" / "encoders").exists()
+
+
 def test_sound_alone_gives_the_rows_of_sound(tmp_path):
     rows = datasets.ADAPTERS["synthetic"](
         str(tmp_path / "recordings"), num_recordings=18, num_classes=3, seconds=3.0, num_folds=2

@@ -35,14 +35,24 @@ class Measures:
         self._num_windows: dict[str, int] = {}
 
     def require_scorable(self, fold: str) -> None:
-        """Raises: EvaluationError when no class of a fold has two segments, and another without it."""
-        labels = [clip.labels for clip in self._test_clips(fold)]
+        """Raises: EvaluationError when no class of a fold has two segments, and another without it, or when
+        no clip of it has frames, though others have.
+        """
+        labels, has_frames = [], False
+        for clip in self._test_clips(fold):
+            labels.append(clip.labels)
+            has_frames = has_frames or bool(clip.frame_jpegs)
         matrix, _ = evaluation.label_matrix(labels)
         num_present = matrix.sum(axis=0)
         if not ((num_present >= 2) & (num_present < len(matrix))).any():
             raise evaluation.EvaluationError(
                 f"fold {fold} of {self.clips}: no class of {len(matrix)} segments has two and a segment "
                 "without it, so retrieval cannot be scored; label more, or hold out other folds."
+            )
+        if self.has_images and not has_frames:
+            raise evaluation.EvaluationError(
+                f"fold {fold} of {self.clips}: none of its {len(matrix)} clips has frames, as clips of other "
+                "folds have, so pictures cannot be found by sound; hold out other folds."
             )
 
     def _test_clips(self, fold: str) -> Iterator[examples.Clip]:
