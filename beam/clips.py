@@ -1,4 +1,4 @@
-"""One row of a manifest -> its clip examples: the work of a worker of the job `examples`.
+"""One row of a manifest -> its clip examples, or its windows: the work of a worker of `examples` and `embed`.
 
 A clip that is longer than its pieces may be is cut on window boundaries. Each piece holds the frames of video
 that begin from its own start on and before that of the next piece, on the clock of the whole file; the last
@@ -68,8 +68,63 @@ def _mel_energies_function(mel_params: mel.MelParams):
             waveform = samples if mel_params.num_channels == 1 else tf.transpose(samples)
             return mel.mel_energies(mel.pad_to_context(waveform, mel_params), mel_params)
 
+    return tf.function(mel_energies, input_signature=[_samples_spec(mel_params)])
+
+
+def _samples_spec(mel_params: mel.MelParams) -> tf.TensorSpec:
+    """Samples as `media` gives them: (samples,) or (samples, channels)."""
     shape = [None] if mel_params.num_channels == 1 else [None, mel_params.num_channels]
-    return tf.function(mel_energies, input_signature=[tf.TensorSpec(shape, tf.float32)])
+    return tf.TensorSpec(shape, tf.float32)
+
+
+@functools.cache
+def _log_mel_windows_function(mel_params: mel.MelParams):
+    """Waveform -> log-mel windows, (windows, frames, columns), traced once a process and front end."""
+
+    def log_mel_windows(samples):
+        with tf.device("/CPU:0"):  # the same bytes with a GPU and without
+            waveform = samples if mel_params.num_channels == 1 else tf.transpose(samples)
+            return mel.log_mel_windows(waveform, mel_params)
+
+    return tf.function(log_mel_windows, input_signature=[_samples_spec(mel_params)])
+
+
+class ClipWindows:
+    """The log-mel windows of a row of a manifest, a block of the sound at a time.
+
+    Each block: float32, (at most windows_per_block, context_frames, columns). Together they are the windows
+    of the whole clip; a clip shorter than a window is padded with silence to one. Iterating raises MediaError
+    where the file or segment cannot be used.
+
+    Attributes:
+      end_seconds: where the sound that was read ends, in the recording; known when all blocks are read.
+    """
+
+    def __init__(self, row: datasets.ManifestRow, mel_params: mel.MelParams, windows_per_block: int):
+        self._row, self._mel_params, self._windows_per_block = row, mel_params, windows_per_block
+        self.end_seconds = row.start_seconds or 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        params = self._mel_params
+        with local_copy(self._row.uri) as path:
+            blocks = media.audio_blocks(
+                path,
+                sample_rate=params.sample_rate,
+                start_seconds=self._row.start_seconds or 0.0,
+                end_seconds=self._row.end_seconds,
+                block_seconds=self._windows_per_block * params.context_seconds,
+                num_channels=params.num_channels,
+            )
+            for piece in cut_on_windows(self._measured(blocks), params, self._windows_per_block):
+                yield _log_mel_windows_function(params)(piece).numpy()
+
+    def _measured(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Passes blocks on, and keeps where the sound ends."""
+        num_samples = 0
+        for block in blocks:
+            num_samples += len(block)
+            yield block
+        self.end_seconds = (self._row.start_seconds or 0.0) + num_samples / self._mel_params.sample_rate
 
 
 def clip_examples(

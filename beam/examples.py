@@ -9,24 +9,18 @@ hold the same context windows as the whole file would.
 import argparse
 import contextlib
 import dataclasses
-import io
 import math
-import os
 import pickle
 import tempfile
 from collections.abc import Iterator
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 
-from tfsound import arguments, datasets, examples, media, mel, sampling
+from tfsound import arguments, datasets, examples, media, mel
+from tfsound.beam import manifests, running
 from tfsound.beam import output as job_output
-from tfsound.beam import running
 from tfsound.beam.clips import clip_examples
 
-# A shard is one task: few clips may be long ones, and are to keep all workers busy.
-_CLIPS_PER_SHARD = 32
-_MIN_SHARDS, _MAX_SHARDS = 32, 1024
 _SPOOL_BYTES = 64 << 20
 
 
@@ -43,35 +37,6 @@ class _Settings:
     @property
     def windows_per_piece(self) -> int:
         return max(1, int(self.max_clip_seconds / self.mel_params.context_seconds + 1e-6))
-
-
-def find_manifests(pattern: str) -> list[str]:
-    """The manifests that a path, or a pattern with `*`, `?` or `[...]`, names, sorted.
-
-    Raises:
-      ManifestError: the pattern matches no file.
-    """
-    if not any(character in pattern for character in "*?[") or os.path.exists(pattern):
-        return [pattern]
-    paths = [metadata.path for match in FileSystems.match([pattern]) for metadata in match.metadata_list]
-    if not paths:
-        raise datasets.ManifestError(
-            f"{pattern}: the pattern matches no file, expected one manifest or more; correct it."
-        )
-    return sorted(paths)
-
-
-@contextlib.contextmanager
-def open_manifest(path: str) -> Iterator[Iterator]:
-    """The rows of a manifest on any Beam file system: see `datasets.iter_manifest`."""
-    try:
-        folder = FileSystems.split(path)[0] if "://" in path else os.path.dirname(os.path.abspath(path))
-        file = FileSystems.open(path, compression_type="uncompressed")
-    except (OSError, ValueError) as error:  # ValueError: no such file system
-        raise datasets.ManifestError(f"{path}: cannot be read ({error}); check the path.") from error
-    with file as binary:
-        text = io.TextIOWrapper(io.BufferedReader(binary), encoding="utf-8", newline="")
-        yield datasets.iter_manifest(text, name=path, format=datasets.manifest_format(path), base_uri=folder)
 
 
 class _Spool:
@@ -93,18 +58,6 @@ class _Spool:
         self._file.close()
 
 
-class _ReadManifest(beam.DoFn):
-    """(manifest path) -> (shard, ((path, row number), row)) for every row, good or bad."""
-
-    def __init__(self, num_shards: int):
-        self._num_shards = num_shards
-
-    def process(self, path: str):
-        with open_manifest(path) as rows:
-            for row_number, row in rows:
-                yield sampling.stable_hash(row.clip_id) % self._num_shards, ((path, row_number), row)
-
-
 class _ShardTask:
     """The writing of one shard: good clips to the shard, the others to `failures`, all counted."""
 
@@ -120,20 +73,11 @@ class _ShardTask:
     def write(self, rows) -> dict:
         """Writes the shard; returns its summary for `_collect`."""
         with job_output.shard_writer(self._settings.pending_path, self.name) as writer:
-            seen: dict[str, tuple[str, int]] = {}
-            rows = sorted(rows, key=lambda placed: (placed[1].clip_id, placed[0]))
-            for place, row in rows:
-                if isinstance(row, datasets.BadRow):
-                    self._reject(place, row, row.reason)
-                elif row.clip_id in seen:
-                    manifest, row_number = seen[row.clip_id]
-                    reason = (
-                        f"clip_id {row.clip_id!r} stands in {manifest}, row {row_number}, already, which was "
-                        "kept; give every clip an id of its own."
-                    )
+            rows = list(rows)
+            for place, row, reason in manifests.in_order(rows):
+                if reason:
                     self._reject(place, row, reason)
                 else:
-                    seen[row.clip_id] = place
                     self._write_clip(place, row, writer)
         self._progress.write()
         shard = job_output.finished_shard(self._settings.pending_path, self.name, self._num_examples)
@@ -181,8 +125,7 @@ class _ShardTask:
         self._progress.add(**counts)
 
     def _reject(self, place: tuple[str, int], row, reason: str) -> None:
-        failure = {"manifest": place[0], "row": place[1], "clip_id": row.clip_id, "uri": row.uri}
-        self._failures.append(failure | {"reason": reason})
+        self._failures.append(manifests.failure(place, row, reason))
         self._progress.add(clips=1, failures=1)
 
 
@@ -207,31 +150,10 @@ class ComputeMelExamples(beam.PTransform):
     def expand(self, manifest_paths):
         return (
             manifest_paths
-            | "ReadManifest" >> beam.ParDo(_ReadManifest(self.settings.num_shards))
+            | "ReadManifest" >> beam.ParDo(manifests.ReadManifest(self.settings.num_shards))
             | "GatherShards" >> beam.GroupByKey()
             | "WriteShards" >> beam.ParDo(_WriteShard(self.settings))
         )
-
-
-def _count_rows(manifest: str) -> int:
-    """Reads a manifest through. Raises: ManifestError when it cannot be used as a whole."""
-    with open_manifest(manifest) as rows:
-        return sum(1 for _ in rows)
-
-
-def _default_num_shards(num_rows: int) -> int:
-    return min(_MAX_SHARDS, max(-(-num_rows // _CLIPS_PER_SHARD), min(num_rows, _MIN_SHARDS)))
-
-
-def _require_few_failures(failures: list[dict], num_rows: int, max_fraction: float, path: str) -> None:
-    if not failures or (len(failures) <= max_fraction * num_rows and len(failures) < num_rows):
-        return
-    shown = "\n".join(f"  {failure['clip_id']}: {failure['reason']}" for failure in failures[:3])
-    raise job_output.JobError(
-        f"{len(failures)} of {num_rows} clips were rejected, expected at most the fraction {max_fraction} "
-        f"and not all; nothing was published. All reasons are in {path}. The first:\n{shown}\n"
-        "Mend the manifest or the files, or raise --max-failure-fraction."
-    )
 
 
 def make_examples(
@@ -292,27 +214,22 @@ def make_examples(
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
     )
-    manifests = find_manifests(manifest)
-    num_rows = sum(_count_rows(path) for path in manifests)
-    num_shards = num_shards or _default_num_shards(num_rows)
+    paths = manifests.find_manifests(manifest)
+    num_rows = manifests.summarize(paths).num_rows
+    num_shards = num_shards or manifests.default_num_shards(num_rows)
     with job_output.pending_output(output, overwrite=overwrite) as pending:
         settings = _Settings(pending.path, mel_params, max_clip_seconds, num_shards, frames_per_second)
         with job_output.progress_bar(pending, description="examples", total=num_rows, unit="clips"):
             running.run_pipeline(
-                lambda pipeline: (
-                    pipeline | "Manifests" >> beam.Create(manifests) | ComputeMelExamples(settings)
-                ),
+                lambda pipeline: pipeline | "Manifests" >> beam.Create(paths) | ComputeMelExamples(settings),
                 options,
                 cancel=pending.discard,
             )
         summaries = pending.take_summaries()
         job_output.require_all(sum(summary["num_rows"] for summary in summaries), num_rows, "clips")
-        failures = sorted(
-            (failure for summary in summaries for failure in summary["failures"]),
-            key=lambda failure: (failure["manifest"], failure["row"]),
-        )
+        failures = manifests.failures_of(summaries)
         path = pending.write_failures(failures)
-        _require_few_failures(failures, num_rows, max_failure_fraction, path)
+        manifests.require_few_failures(failures, num_rows, max_failure_fraction, path)
         parameters = {"mel_preset": mel_preset, "max_clip_seconds": max_clip_seconds}
         if frames_per_second:
             parameters["frames_per_second"] = frames_per_second

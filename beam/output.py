@@ -3,6 +3,9 @@
 `OUTPUT.partial` holds shards, failures and progress while a job runs. `publish` writes the sidecar and
 moves everything to `OUTPUT`, sidecar last; readers take no folder without one for a data set. Removing
 the pending folder cancels the job: its workers notice and stop.
+
+A job that gives its `settings` can be resumed: whatever ends it, the shards that are finished stay in the
+pending folder, and the same job goes on from there. Its workers are stopped by a file in the folder.
 """
 
 import contextlib
@@ -28,6 +31,8 @@ _PROGRESS = "progress"
 _SUMMARIES = "summaries"
 INDEX = "index"
 _REPLACED = "replaced"
+_SETTINGS = "settings.json"
+_CANCELLED = "cancelled"
 # One a thread of a worker, at most.
 _MOST_LATE_FILES = 100
 
@@ -39,13 +44,18 @@ class JobError(RuntimeError):
 class PendingOutput:
     """The pending folder of one job.
 
+    Args:
+      settings: of a job that can be resumed all that its shards depend on, in types that JSON has. What a
+        job of the same settings has left is kept, what one of others has left is removed.
+
     Raises:
       JobError: the output exists and `overwrite` is off; it, or the pending folder, is none of ours.
     """
 
-    def __init__(self, output: str, *, overwrite: bool):
+    def __init__(self, output: str, *, overwrite: bool, settings: dict | None = None):
         self.output = output.rstrip("/")
         self.path = self.output + ".partial"
+        self.is_resumable = settings is not None
         if _is_in_use(self.output):
             if not tf.io.gfile.exists(os.path.join(self.output, examples.INFO_NAME)):
                 raise JobError(
@@ -57,9 +67,60 @@ class PendingOutput:
             raise JobError(
                 f"{self.path} exists and was left by no job of ours; name another output or remove it."
             )
-        self.discard()
+        text = json.dumps(settings, sort_keys=True)
+        if self.is_resumable and self._read(_SETTINGS) == text:
+            self._restore_replaced()
+            self._keep_finished()
+        else:
+            self.discard()
         for name in (_PROGRESS, _SUMMARIES, INDEX):
             tf.io.gfile.makedirs(os.path.join(self.path, name))
+        if self.is_resumable:
+            self._write(_SETTINGS, text)
+
+    def _read(self, name: str) -> str:
+        """The text of a file in the folder, "" where there is none."""
+        path = os.path.join(self.path, name)
+        if not tf.io.gfile.exists(path):
+            return ""
+        with tf.io.gfile.GFile(path) as file:
+            return file.read()
+
+    def _write(self, name: str, text: str) -> str:
+        path = os.path.join(self.path, name)
+        with tf.io.gfile.GFile(path, "w") as file:
+            file.write(text)
+        return path
+
+    def _keep_finished(self) -> None:
+        """Removes what a job left of shards that are not finished, and the mark that it was cancelled.
+
+        Where too many clips failed, shards with failures are done again: the files may have been mended.
+        """
+        for name, summary in self.read_summaries().items():
+            shards = [summary[key] for key in ("shard", "table") if summary.get(key)]
+            paths = [os.path.join(self.path, shard["name"]) for shard in shards]
+            is_whole = all(
+                tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length == shard["num_bytes"]
+                for path, shard in zip(paths, shards, strict=True)
+            )
+            if not is_whole or (self.has_failures and summary["failures"]):
+                tf.io.gfile.remove(os.path.join(self.path, _SUMMARIES, name + ".json"))
+        progress = os.path.join(self.path, _PROGRESS)
+        finished = self.read_summaries()
+        for path in [os.path.join(progress, name) for name in tf.io.gfile.listdir(progress)]:
+            if os.path.basename(path) not in finished:
+                tf.io.gfile.remove(path)
+        for name in (_CANCELLED, FAILURES_NAME, examples.INFO_NAME):
+            if tf.io.gfile.exists(os.path.join(self.path, name)):
+                tf.io.gfile.remove(os.path.join(self.path, name))
+
+    def cancel(self) -> None:
+        """Stops the workers: by a mark where the job can be resumed, else by removing the folder."""
+        if self.is_resumable:
+            self._write(_CANCELLED, "")
+        else:
+            self.discard()
 
     def discard(self) -> None:
         """Removes the folder, and so cancels the job."""
@@ -68,41 +129,54 @@ class PendingOutput:
         if "://" in self.path:
             tf.io.gfile.rmtree(self.path)
             return
-        replaced = os.path.join(self.path, _REPLACED)
-        if os.path.exists(replaced) and not os.path.exists(self.output):
-            os.rename(replaced, self.output)  # stopped between the two renames of `publish`
+        self._restore_replaced()
         # Renamed first, so that workers, who notice only later, cannot put new files into it meanwhile.
         trash = tempfile.mkdtemp(prefix=os.path.basename(self.path), dir=os.path.dirname(self.path) or ".")
         os.rename(self.path, os.path.join(trash, "discarded"))
         _remove_all(trash)
 
+    def _restore_replaced(self) -> None:
+        """Gives the output back its name, where a job was stopped between the two renames of `publish`."""
+        replaced = os.path.join(self.path, _REPLACED)
+        if os.path.exists(replaced) and not os.path.exists(self.output):
+            os.rename(replaced, self.output)
+
     def write_failures(self, failures: list[dict]) -> str:
         """Writes `failures.jsonl`, a failure a line; returns its path."""
-        path = os.path.join(self.path, FAILURES_NAME)
-        with tf.io.gfile.GFile(path, "w") as file:
-            file.write("".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures))
-        return path
+        lines = (json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+        return self._write(FAILURES_NAME, "".join(lines))
 
     @property
     def has_failures(self) -> bool:
         path = os.path.join(self.path, FAILURES_NAME)
         return tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length > 0
 
-    def take_summaries(self) -> list[dict]:
-        """What the tasks of a pipeline wrote with `write_summary`, by their names; the next starts anew."""
+    def read_summaries(self) -> dict[str, dict]:
+        """What tasks wrote with `write_summary`, by their names, which ascend."""
         directory = os.path.join(self.path, _SUMMARIES)
-        summaries = []
-        for name in sorted(tf.io.gfile.listdir(directory)):
-            path = os.path.join(directory, name)
-            with tf.io.gfile.GFile(path) as file:
-                summaries.append(json.loads(file.read()))
-            tf.io.gfile.remove(path)
-        return summaries
+        names = [name for name in sorted(tf.io.gfile.listdir(directory)) if name.endswith(".json")]
+        return {
+            name.removesuffix(".json"): json.loads(self._read(os.path.join(_SUMMARIES, name)))
+            for name in names
+        }
+
+    def abandon(self, *, is_interrupted: bool) -> None:
+        """After an error: removes the folder, but for shards to go on with, or failures to be read."""
+        if self.is_resumable and self.read_summaries():
+            self._restore_replaced()
+        elif is_interrupted or not self.has_failures:
+            self.discard()
+
+    def take_summaries(self) -> list[dict]:
+        """What the tasks of a pipeline wrote, by their names; the next starts anew."""
+        summaries = self.read_summaries()
+        for name in summaries:
+            tf.io.gfile.remove(os.path.join(self.path, _SUMMARIES, name + ".json"))
+        return list(summaries.values())
 
     def publish(self, info: examples.DatasetInfo) -> None:
         """Writes the sidecar and moves everything to the output, in place of what is there."""
-        with tf.io.gfile.GFile(os.path.join(self.path, examples.INFO_NAME), "w") as file:
-            file.write(info.to_json())
+        self._write(examples.INFO_NAME, info.to_json())
         if "://" in self.output:
             self._publish_files(info)
             return
@@ -146,7 +220,7 @@ def _is_in_use(path: str) -> bool:
 
 
 def _published_names(info: examples.DatasetInfo) -> set[str]:
-    return {shard.name for shard in info.shards} | {FAILURES_NAME, examples.INFO_NAME}
+    return {shard.name for shard in (*info.shards, *info.tables)} | {FAILURES_NAME, examples.INFO_NAME}
 
 
 def _remove(path: str) -> None:
@@ -157,20 +231,21 @@ def _remove(path: str) -> None:
 
 
 @contextlib.contextmanager
-def pending_output(output: str, *, overwrite: bool) -> Iterator[PendingOutput]:
-    """A `PendingOutput` that an error or an interruption removes; but with failures to be read it stays.
+def pending_output(output: str, *, overwrite: bool, settings: dict | None = None) -> Iterator[PendingOutput]:
+    """A `PendingOutput` that an error or an interruption removes.
+
+    It stays with failures to be read; and where the job can be resumed, with shards that are finished.
 
     Raises:
       JobError: as `PendingOutput`; also when the folder, or a file in it, cannot be written.
     """
     try:
-        pending = PendingOutput(output, overwrite=overwrite)
+        pending = PendingOutput(output, overwrite=overwrite, settings=settings)
         try:
             yield pending
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or not pending.has_failures:
-                with contextlib.suppress(tf.errors.OpError, OSError):  # that would hide the error
-                    pending.discard()
+            with contextlib.suppress(tf.errors.OpError, OSError):  # that would hide the error
+                pending.abandon(is_interrupted=isinstance(error, KeyboardInterrupt))
             raise
     except (tf.errors.OpError, OSError) as error:
         raise _cannot_be_written(output, error) from error
@@ -184,15 +259,27 @@ def _cannot_be_written(path: str, error: Exception) -> JobError:
 
 @contextlib.contextmanager
 def shard_writer(pending_path: str, name: str) -> Iterator[tf.io.TFRecordWriter]:
-    """A writer of one shard, which appears under its name only when it is complete.
+    """A writer of one shard, which appears under its name only when it is complete."""
+    with _whole_file(pending_path, name) as path, tf.io.TFRecordWriter(path) as writer:
+        yield writer
+
+
+def write_whole(pending_path: str, name: str, data: bytes) -> None:
+    """Writes a file that appears under its name only when it is complete."""
+    with _whole_file(pending_path, name) as path, tf.io.gfile.GFile(path, "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _whole_file(pending_path: str, name: str) -> Iterator[str]:
+    """The path of a file to write, which is given its name when that is done.
 
     A task may run twice, even at once; each try writes a file of its own, and the last rename wins.
     """
     path = os.path.join(pending_path, name)
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
     try:
-        with tf.io.TFRecordWriter(temporary) as writer:
-            yield writer
+        yield temporary
         tf.io.gfile.rename(temporary, path, overwrite=True)
     except tf.errors.OpError as error:
         raise _cannot_be_written(path, error) from error
@@ -206,8 +293,7 @@ def finished_shard(pending_path: str, name: str, num_examples: int) -> examples.
 
 def write_summary(pending_path: str, name: str, summary: dict) -> None:
     """What a task has to report, kept until the launching process reads it."""
-    with tf.io.gfile.GFile(os.path.join(pending_path, _SUMMARIES, name + ".json"), "w") as file:
-        file.write(json.dumps(summary))
+    write_whole(pending_path, os.path.join(_SUMMARIES, name + ".json"), json.dumps(summary).encode())
 
 
 class WorkerProgress:
@@ -231,6 +317,8 @@ class WorkerProgress:
     def write(self) -> None:
         if not tf.io.gfile.isdir(self._pending_path):
             raise JobError(f"cancelled: {self._pending_path} was removed.")
+        if tf.io.gfile.exists(os.path.join(self._pending_path, _CANCELLED)):
+            raise JobError(f"cancelled: {self._pending_path} waits to be gone on with.")
         temporary = f"{self._path}.{threading.get_ident()}.tmp"
         with tf.io.gfile.GFile(temporary, "w") as file:
             file.write(json.dumps(self._counts))

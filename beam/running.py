@@ -34,7 +34,7 @@ _WORKER_COMMAND = (
 )
 # How long an interrupted job waits for its workers to notice; they look every half second.
 _STOP_SECONDS = 10
-_OUR_ERRORS = ("DatasetError", "JobError", "ManifestError", "MediaError", "ValueError")
+_OUR_ERRORS = ("DatasetError", "JobError", "ManifestError", "MediaError", "ModelError", "ValueError")
 
 
 class _WorkerProcess(worker_handlers.SubprocessSdkWorkerHandler):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from tfsound import datasets, examples, media, mel
 from tfsound.beam import examples as job
+from tfsound.beam import manifests
 from tfsound.beam import output as job_output
 from tfsound.beam.clips import clip_examples, cut_on_windows
 
@@ -221,7 +222,7 @@ def test_a_full_disk_ends_the_job_with_its_reason(tmp_path):
     ("num_clips", "num_shards"), [(1, 1), (20, 20), (500, 32), (3200, 100), (10**6, 1024)]
 )
 def test_few_clips_are_tasks_for_many_workers_too(num_clips, num_shards):
-    assert job._default_num_shards(num_clips) == num_shards
+    assert manifests.default_num_shards(num_clips) == num_shards
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +294,7 @@ def test_read_manifest_gives_every_row_its_shard(tmp_path):
         rows = (
             pipeline
             | beam.Create([str(tmp_path / "m.csv")])
-            | beam.ParDo(job._ReadManifest(1000))
+            | beam.ParDo(manifests.ReadManifest(1000))
             | beam.MapTuple(lambda shard, row: (shard, row[0][1], row[1].clip_id, type(row[1]).__name__))
         )
         # blake2b of "a" and "b", modulo 1000: `b2sum -l 64`.

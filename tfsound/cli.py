@@ -34,6 +34,9 @@ COMMANDS = {
     "label": ("tfsound.labelling", "label"),
     "answers": ("tfsound.active_learning", "answers"),
     "export": ("tfsound.export.saved_model", "export"),
+    "embed": ("tfsound.beam.embed", "embed"),
+    "index": ("tfsound.search", "build_index"),
+    "search": ("tfsound.search", "search_clip"),
     "serve-config": ("tfsound.export.serving", "serve_config"),
     "quickstart": ("tfsound.quickstart", "quickstart"),
     "reproduce": ("tfsound.reproduction", "reproduce"),
@@ -58,12 +61,15 @@ _SUMMARIES = {
     "label": "answer questions by ear on a local page",
     "answers": "spread answers over clusters: labels to train on",
     "export": "export a trained encoder as a SavedModel",
+    "embed": "embed the clips of a manifest with an export (Beam); resumes, too",
+    "index": "make an index of embeddings, to search by sound",
+    "search": "find the sounds that are nearest to one",
     "serve-config": "what TensorFlow Serving is started with, and the command",
     "quickstart": "all of these, on your folder or on synthetic recordings",
     "reproduce": "a paper's tables on a data set, its figures beside ours",
 }
 # Their package does without TensorFlow, and they import it when they run.
-_IMPORT_TENSORFLOW_LATER = ("questions", "label")
+_IMPORT_TENSORFLOW_LATER = ("questions", "label", "index", "search")
 # What a job raises when its input or its surroundings are at fault; anything else is a bug.
 _EXPECTED = (ValueError, OSError, RuntimeError)
 _PACKAGE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")

@@ -14,6 +14,7 @@ import sys
 BENCHMARKS = (
     "mel_front_end",
     "examples_job",
+    "embed_job",
     "triplets_job",
     "triplet_reader",
     "classifier_reader",

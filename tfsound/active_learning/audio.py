@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
 from tfsound import datasets, media
@@ -66,21 +67,36 @@ def _with_audio(
     start = round(max(0.0, window.start_seconds - SURROUNDINGS_SECONDS), 6)
     end = window.end_seconds + SURROUNDINGS_SECONDS
     try:
-        with _local_copy(row.uri) as path:
-            # The end may lie beyond that of the file: what is there of the first block is taken.
-            blocks = media.audio_blocks(
-                path, sample_rate=SAMPLE_RATE, start_seconds=start, block_seconds=end - start
-            )
-            with contextlib.closing(blocks):
-                media.write_wav(os.path.join(folder, name), next(blocks), SAMPLE_RATE)
-    except (media.MediaError, StopIteration) as error:
-        problems.append(f"{window.clip_id}: {error or 'no sound there'}")
+        waveform = read_piece(row.uri, start, end)
+        media.write_wav(os.path.join(folder, name), waveform, SAMPLE_RATE)
+    except media.MediaError as error:
+        problems.append(f"{window.clip_id}: {error}")
         return window
     return dataclasses.replace(window, audio=name, audio_start_seconds=start)
 
 
+def read_piece(uri: str, start_seconds: float, end_seconds: float) -> np.ndarray:
+    """A piece of a file on any file system of TensorFlow, at 16 kHz, mono: float32, (samples,).
+
+    Its end may lie beyond that of the file: what is there is taken.
+
+    Raises: MediaError where the file cannot be used, or ends before the piece begins.
+    """
+    with local_copy(uri) as path:
+        blocks = media.audio_blocks(
+            path,
+            sample_rate=SAMPLE_RATE,
+            start_seconds=start_seconds,
+            block_seconds=end_seconds - start_seconds,
+        )
+        with contextlib.closing(blocks):
+            for block in blocks:
+                return block
+    raise media.MediaError(f"{uri} holds no sound at {start_seconds} s; correct the times.")
+
+
 @contextlib.contextmanager
-def _local_copy(uri: str) -> Iterator[str]:
+def local_copy(uri: str) -> Iterator[str]:
     """A local path to read `uri` from; what is not local is copied to a temporary file."""
     if "://" not in uri:
         yield uri

@@ -1,4 +1,4 @@
-"""The TFRecord contract: schemas of clip, triplet and pair examples, their sidecar, their tf.data readers.
+"""The TFRecord contract: schemas of examples and of embeddings, their sidecar, their tf.data readers.
 
 A data set is a folder of TFRecord shards and one `dataset_info.json`, which is written last: a folder
 without it is not a data set, whatever else lies in it. Every reader checks the sidecar (schema version,
@@ -11,6 +11,15 @@ Strings are UTF-8.
 
 from tfsound.examples.augmentation import NO_AUGMENTATION, Augmentation, augment, fit_length, scale_time
 from tfsound.examples.clips import Clip, clip_windows, decode_clip, encode_clip, iter_clips, map_windows
+from tfsound.examples.embedding_tables import embedding_table
+from tfsound.examples.embeddings import (
+    ClipEmbedding,
+    EmbeddingSpec,
+    decode_embedding,
+    embedding_spec,
+    encode_embedding,
+    iter_embeddings,
+)
 from tfsound.examples.instances import (
     Instances,
     admits,
@@ -49,6 +58,7 @@ from tfsound.examples.records import (
 )
 from tfsound.examples.sidecar import (
     CLIPS,
+    EMBEDDINGS,
     INFO_NAME,
     INSTANCES,
     PAIRS,
@@ -74,6 +84,7 @@ __all__ = [
     "AUDIO_IMAGE",
     "CLASS_BALANCES",
     "CLIPS",
+    "EMBEDDINGS",
     "INFO_NAME",
     "INSTANCES",
     "NATURAL",
@@ -83,8 +94,10 @@ __all__ = [
     "TRIPLETS",
     "Augmentation",
     "Clip",
+    "ClipEmbedding",
     "DatasetError",
     "DatasetInfo",
+    "EmbeddingSpec",
     "FrameRef",
     "Instances",
     "LabelledWindowIndex",
@@ -96,9 +109,13 @@ __all__ = [
     "clip_windows",
     "coincidence_dataset",
     "decode_clip",
+    "decode_embedding",
     "decode_images",
     "decode_mel_energy",
+    "embedding_spec",
+    "embedding_table",
     "encode_clip",
+    "encode_embedding",
     "encode_instance",
     "encode_mel_energy",
     "encode_pair",
@@ -110,6 +127,7 @@ __all__ = [
     "instance_dataset",
     "instance_labels",
     "iter_clips",
+    "iter_embeddings",
     "labelled_window_dataset",
     "map_windows",
     "pair_dataset",

@@ -15,6 +15,7 @@ CLIPS = "clips"
 TRIPLETS = "triplets"
 PAIRS = "pairs"
 INSTANCES = "instances"
+EMBEDDINGS = "embeddings"
 
 
 class DatasetError(ValueError):
@@ -23,7 +24,7 @@ class DatasetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One TFRecord file of a data set: its name in the folder, its records, its bytes."""
+    """One file of a data set: its name in the folder, its records, its bytes."""
 
     name: str
     num_examples: int
@@ -34,11 +35,12 @@ class Shard:
 class DatasetInfo:
     """The sidecar of a data set.
 
-    `kind` is `CLIPS`, `TRIPLETS`, `PAIRS` or `INSTANCES`; `folds` and `label_names` are those that occur,
-    sorted; `num_windows` counts context windows without overlap, `num_images` the frames of video; of the
-    clips of a manifest, of which a long one is several examples, `num_clips` are in the set,
-    `num_failures` were rejected and `num_clips_without_images` were to have frames and have none;
-    `parameters` are the job's own and `command` is what made the set.
+    `kind` is `CLIPS`, `TRIPLETS`, `PAIRS`, `INSTANCES` or `EMBEDDINGS`; `shards` are TFRecord files,
+    `tables` Parquet files of the same records; `folds` and `label_names` are those that occur, sorted;
+    `num_windows` counts context windows without overlap, `num_images` the frames of video; of the clips of
+    a manifest, of which a long one may be several examples, `num_clips` are in the set, `num_failures` were
+    rejected and `num_clips_without_images` were to have frames and have none; `parameters` are the job's own
+    and `command` is what made the set.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class DatasetInfo:
     num_failures: int = 0
     num_images: int = 0
     num_clips_without_images: int = 0
+    tables: tuple[Shard, ...] = ()
     parameters: dict = dataclasses.field(default_factory=dict)
     command: str = ""
     schema_version: int = SCHEMA_VERSION
@@ -61,10 +64,12 @@ class DatasetInfo:
 
     def __str__(self) -> str:
         what = self.kind
-        if 0 < self.num_clips < self.num_examples:
+        if self.kind == EMBEDDINGS:
+            what = "embedded clips"
+        elif 0 < self.num_clips < self.num_examples:
             what = f"pieces of {self.num_clips:,} clips"
         text = f"{self.num_examples:,} {what} ({self.num_windows:,} windows) in {len(self.shards)} files"
-        if self.kind == CLIPS:
+        if self.kind in (CLIPS, EMBEDDINGS):
             num_folds = len(set(self.folds) - {""})
             text += (
                 f"; {len(self.label_names)} labels, {num_folds} folds, {self.num_failures:,} clips rejected"
@@ -103,10 +108,11 @@ class DatasetInfo:
             del fields["num_examples"]
             fields["mel_params"] = mel.MelParams.from_dict(fields["mel_params"])
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+            fields["tables"] = tuple(Shard(**table) for table in fields.get("tables", ()))
             fields["label_names"] = tuple(fields["label_names"])
             fields["folds"] = tuple(fields["folds"])
             info = cls(**fields)
-            for part in (info, info.mel_params, *info.shards):
+            for part in (info, info.mel_params, *info.shards, *info.tables):
                 _require_types(part)
             info.to_json().encode()  # raises where JSON's escapes make what is no text
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -150,7 +156,7 @@ def read_dataset_info(directory: str, *, kind: str) -> DatasetInfo:
         raise DatasetError(f"{path} cannot be read: {error.message}.") from error
     if info.kind != kind:
         raise DatasetError(f"{directory} holds {info.kind} examples, expected {kind}.")
-    for shard in info.shards:
+    for shard in (*info.shards, *info.tables):
         shard_path = os.path.join(directory, shard.name)
         found = tf.io.gfile.stat(shard_path).length if tf.io.gfile.exists(shard_path) else None
         if found != shard.num_bytes:

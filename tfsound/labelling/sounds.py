@@ -6,21 +6,15 @@ sound.
 """
 
 import dataclasses
-import io
 import os
 import stat
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.image import imsave
 
-from tfsound import media, mel
+from tfsound import media, mel, plots
 from tfsound.active_learning import Neighbour, Question, QuestionSet
 
 _FREQUENCIES_HZ = (250, 500, 1000, 2000, 4000)
-_COLORMAP = "magma"
-# The colours span this many nepers at least, else silence would show its dither as if it were a sound.
-_MIN_SPAN = 3.0
 
 
 class SoundError(ValueError):
@@ -111,17 +105,13 @@ def draw_spectrogram(question_set: QuestionSet, window: Question | Neighbour) ->
         raise SoundError(_without_folder(error, question_set)) from error
     waveform = np.pad(waveform, (0, max(0, params.window_samples - len(waveform))))
     log_mel = mel.log_mel(mel.mel_energies(waveform, params), params).numpy()
-    low, high = np.percentile(log_mel, [1, 99.8])
-    levels = np.clip((log_mel - low) / max(high - low, _MIN_SPAN), 0, 1)
-    file = io.BytesIO()
-    imsave(file, colormaps[_COLORMAP](levels.T[::-1], bytes=True), format="png")
     start = (params.window_seconds - params.hop_seconds) / 2
     edges = mel.hertz_to_mel(np.array([params.mel_min_hz, params.mel_max_hz]))
     step = (edges[1] - edges[0]) / (params.mel_bins + 1)
     # Band i has its peak at edge + (i + 1) steps, and its pixel reaches half a step to both sides.
     heights = ((mel.hertz_to_mel(np.array(_FREQUENCIES_HZ)) - edges[0]) / step - 0.5) / params.mel_bins
     return Spectrogram(
-        png=file.getvalue(),
+        png=plots.log_mel_png(log_mel),
         start_seconds=start,
         end_seconds=start + len(log_mel) * params.hop_seconds,
         frequencies=tuple(zip(_FREQUENCIES_HZ, heights.tolist(), strict=True)),

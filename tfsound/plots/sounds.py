@@ -1,12 +1,15 @@
 """Spectrograms of sounds beside what was found for them."""
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from numpy.typing import ArrayLike
 
 from tfsound.plots.figures import (
@@ -22,6 +25,22 @@ from tfsound.plots.figures import (
 )
 
 _FREQUENCY_TICKS_HZ = (500, 1000, 2000, 4000, 8000, 16000)
+_COLORMAP = "magma"
+# The colours span this many nepers at least, else silence would show its dither as if it were a sound.
+_MIN_SPAN = 3.0
+
+
+def log_mel_png(log_mel: ArrayLike) -> bytes:
+    """A spectrogram as a PNG without axes: a pixel for each frame and band, the lowest band at the bottom.
+
+    Args:
+        log_mel: (frames, mel_bins), natural logarithms.
+    """
+    low, high = np.percentile(log_mel, [1, 99.8])
+    levels = np.clip((np.asarray(log_mel) - low) / max(high - low, _MIN_SPAN), 0, 1)
+    file = io.BytesIO()
+    imsave(file, colormaps[_COLORMAP](levels.T[::-1], bytes=True), format="png")
+    return file.getvalue()
 
 
 def plot_neighbours(

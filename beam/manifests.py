@@ -1,0 +1,136 @@
+"""The manifests that a job reads: found, summed up, their rows spread over shards by a hash of their ids."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+
+from tfsound import datasets, sampling
+from tfsound.beam.output import JobError
+
+# A shard is one task: few clips may be long ones, and are to keep all workers busy.
+_CLIPS_PER_SHARD = 32
+_MIN_SHARDS, _MAX_SHARDS = 32, 1024
+
+# Where a row stands: (manifest path, row number).
+Place = tuple[str, int]
+Row = datasets.ManifestRow | datasets.BadRow
+
+
+def find_manifests(pattern: str) -> list[str]:
+    """The manifests that a path, or a pattern with `*`, `?` or `[...]`, names, sorted.
+
+    Raises:
+      ManifestError: the pattern matches no file.
+    """
+    if not any(character in pattern for character in "*?[") or os.path.exists(pattern):
+        return [pattern]
+    paths = [metadata.path for match in FileSystems.match([pattern]) for metadata in match.metadata_list]
+    if not paths:
+        raise datasets.ManifestError(
+            f"{pattern}: the pattern matches no file, expected one manifest or more; correct it."
+        )
+    return sorted(paths)
+
+
+@contextlib.contextmanager
+def open_manifest(path: str) -> Iterator[Iterator]:
+    """The rows of a manifest on any Beam file system: see `datasets.iter_manifest`."""
+    try:
+        folder = FileSystems.split(path)[0] if "://" in path else os.path.dirname(os.path.abspath(path))
+        file = FileSystems.open(path, compression_type="uncompressed")
+    except (OSError, ValueError) as error:  # ValueError: no such file system
+        raise datasets.ManifestError(f"{path}: cannot be read ({error}); check the path.") from error
+    with file as binary:
+        text = io.TextIOWrapper(io.BufferedReader(binary), encoding="utf-8", newline="")
+        yield datasets.iter_manifest(text, name=path, format=datasets.manifest_format(path), base_uri=folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What manifests hold: how many rows, good or bad, and a hash of all of them in their order."""
+
+    num_rows: int
+    digest: str
+
+
+def summarize(paths: Iterable[str]) -> Summary:
+    """Reads manifests through. Raises: ManifestError when one cannot be used as a whole."""
+    num_rows, digest = 0, hashlib.sha256()
+    for path in paths:
+        with open_manifest(path) as rows:
+            for row_number, row in rows:
+                num_rows += 1
+                digest.update(repr((path, row_number, row)).encode())
+    return Summary(num_rows, digest.hexdigest())
+
+
+def default_num_shards(num_rows: int) -> int:
+    return min(_MAX_SHARDS, max(-(-num_rows // _CLIPS_PER_SHARD), min(num_rows, _MIN_SHARDS)))
+
+
+class ReadManifest(beam.DoFn):
+    """(manifest path) -> (shard, ((path, row number), row)) for every row, good or bad.
+
+    Args:
+      skipped: shards whose rows are left out, because they are written already.
+    """
+
+    def __init__(self, num_shards: int, skipped: Iterable[int] = ()):
+        self._num_shards = num_shards
+        self._skipped = frozenset(skipped)
+
+    def process(self, path: str):
+        with open_manifest(path) as rows:
+            for row_number, row in rows:
+                shard = sampling.stable_hash(row.clip_id) % self._num_shards
+                if shard not in self._skipped:
+                    yield shard, ((path, row_number), row)
+
+
+def in_order(rows: Iterable[tuple[Place, Row]]) -> Iterator[tuple[Place, Row, str]]:
+    """Yields (place, row, "") in the order of ids; with a reason instead of "" for what is no clip."""
+    seen: dict[str, Place] = {}
+    for place, row in sorted(rows, key=lambda placed: (placed[1].clip_id, placed[0])):
+        reason = ""
+        if isinstance(row, datasets.BadRow):
+            reason = row.reason
+        elif row.clip_id in seen:
+            manifest, row_number = seen[row.clip_id]
+            reason = (
+                f"clip_id {row.clip_id!r} stands in {manifest}, row {row_number}, already, which was "
+                "kept; give every clip an id of its own."
+            )
+        else:
+            seen[row.clip_id] = place
+        yield place, row, reason
+
+
+def failure(place: Place, row: Row, reason: str) -> dict:
+    """A line of `failures.jsonl`."""
+    return {
+        "manifest": place[0], "row": place[1], "clip_id": row.clip_id, "uri": row.uri, "reason": reason,
+    }  # fmt: skip
+
+
+def failures_of(summaries: Iterable[dict]) -> list[dict]:
+    """The failures of all shards, in the order of the manifests."""
+    failures = [failure for summary in summaries for failure in summary["failures"]]
+    return sorted(failures, key=lambda failure: (failure["manifest"], failure["row"]))
+
+
+def require_few_failures(failures: list[dict], num_rows: int, max_fraction: float, path: str) -> None:
+    """Raises: JobError where more than a fraction of the rows, or all, failed; `path` lists them."""
+    if not failures or (len(failures) <= max_fraction * num_rows and len(failures) < num_rows):
+        return
+    shown = "\n".join(f"  {failure['clip_id']}: {failure['reason']}" for failure in failures[:3])
+    raise JobError(
+        f"{len(failures)} of {num_rows} clips were rejected, expected at most the fraction {max_fraction} "
+        f"and not all; nothing was published. All reasons are in {path}. The first:\n{shown}\n"
+        "Mend the manifest or the files, or raise --max-failure-fraction."
+    )
