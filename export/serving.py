@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 
-from tfsound import resumption
+from tfsound import exported, resumption
 
 MODELS_NAME, BATCHING_NAME = "models.config", "batching.config"
 # Where they are inside the container.
@@ -43,22 +43,6 @@ class ServeConfig:
 
     def __str__(self) -> str:
         return f"wrote {self.models_config} and {self.batching_config}; start TF Serving with\n{self.command}"
-
-
-def newest_version(model: str) -> str:
-    """The folder of the newest version in a model's folder, or the folder itself where it is a version.
-
-    Raises:
-      FileNotFoundError: there is no such folder, or no version in it.
-    """
-    if os.path.exists(os.path.join(model, "saved_model.pb")):
-        return model
-    numbers = [int(name) for name in os.listdir(model) if name.isdigit()] if os.path.isdir(model) else []
-    if not numbers:
-        raise FileNotFoundError(
-            f"{model} holds no numbered version of a model; name what `tfsound export` has written."
-        )
-    return os.path.join(model, str(max(numbers)))
 
 
 def serve_config(
@@ -89,7 +73,7 @@ def serve_config(
       The files and the command.
 
     Raises:
-      FileNotFoundError: a folder without versions; ValueError: two models of one name, a name that cannot be
+      ModelError: a folder without versions; ValueError: two models of one name, a name that cannot be
       one, or numbers out of range.
     """
     _require_positive(versions=versions, max_batch_size=max_batch_size)
@@ -105,7 +89,7 @@ def serve_config(
     for name, folder in folders.items():
         base_path = folder  # gs:// and s3:// TF Serving reads itself
         if "://" not in folder:
-            newest_version(folder)
+            exported.find_version(folder)
             base_path = f"{_MODELS_FOLDER}/{name}"
             mounts.append(f"{os.path.abspath(folder)}:{base_path}:ro")
         entries.append(_MODEL.format(name=name, base_path=json.dumps(base_path), versions=versions))

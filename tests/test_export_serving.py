@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_serving.config import model_server_config_pb2
 
+from tfsound import exported
 from tfsound.export import serving
 
 
@@ -81,17 +82,11 @@ def test_any_name_is_served_or_refused_in_words(tmp_path_factory, name):
             serving.serve_config((named,), str(folder))
 
 
-def test_newest_version_counts_in_numbers(tmp_path):
-    model = make_model(tmp_path / "model", "9", "10", "tmp-11")
-    assert serving.newest_version(model) == os.path.join(model, "10")
-    assert serving.newest_version(os.path.join(model, "9")) == os.path.join(model, "9")
-
-
 @pytest.mark.parametrize(
     ("models", "options", "error", "message"),
     [
         ((), {}, ValueError, "models is empty"),
-        (("absent",), {}, FileNotFoundError, "absent holds no numbered version"),
+        (("absent",), {}, exported.ModelError, "absent is no folder; expected"),
         (("a=m", "a=n"), {}, ValueError, r"two models are named 'a' \(m, n\)"),
         (("a b=m",), {}, ValueError, "'a b' cannot be the name of a model"),
         (("gs://x/m",), {"versions": 0}, ValueError, "versions must be 1 or more, got 0"),

@@ -152,8 +152,20 @@ def _hash_of_weights(version: str, mel_params: mel.MelParams) -> str:
     return hashlib.sha256(b"".join([front_end, *hashes])).hexdigest()[:16]
 
 
+def load(path: str) -> "LoadedModel":
+    """Finds, reads and loads an export. Raises: ModelError, see `read_export`."""
+    return LoadedModel(read_export(path))
+
+
 class LoadedModel:
-    """The signatures of an export, which run for as long as this lives."""
+    """The signatures of an export, which run for as long as this lives.
+
+    Attributes:
+      export: what it says of itself.
+
+    Raises:
+      ModelError: it cannot be loaded.
+    """
 
     def __init__(self, export: ExportedModel):
         try:
@@ -162,7 +174,7 @@ class LoadedModel:
             raise ModelError(
                 f"{export.path} cannot be loaded ({_short(error)}); copy the export again."
             ) from error
-        self._export = export
+        self.export = export
 
     def embed_windows(self, log_mel: np.ndarray) -> dict[str, np.ndarray]:
         """Log-mel windows, float32, (windows, context_frames, columns) -> what there is of each.
@@ -170,10 +182,13 @@ class LoadedModel:
         Returns:
           `embedding`, float32, (windows, d), and of a classifier `scores`, (windows, classes).
         """
-        outputs = self._loaded.signatures[_WINDOWS](log_mel=tf.constant(log_mel))
-        return {name: values.numpy() for name, values in outputs.items()}
+        return self._run(_WINDOWS, log_mel=log_mel)
 
-    def embed_clip(self, waveform: np.ndarray) -> np.ndarray:
-        """A waveform at the model's rate, float32, (samples,) or (samples, 2) -> its embedding, (d,)."""
-        outputs = self._loaded.signatures[_CLIPS](waveform=tf.constant(waveform.T[None]))
-        return outputs["embedding"].numpy()[0]
+    def embed_waveforms(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
+        """What `serving_default` gives: float32, (batch, samples), of stereo (batch, 2, samples)."""
+        return self._run(_CLIPS, waveform=waveform)
+
+    def _run(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        tensors = {name: tf.convert_to_tensor(value, tf.float32) for name, value in inputs.items()}
+        outputs = self._loaded.signatures[signature](**tensors)
+        return {name: values.numpy() for name, values in outputs.items()}

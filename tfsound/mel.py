@@ -256,7 +256,7 @@ _CHUNK_FRAMES = 1000
 
 
 @functools.lru_cache(maxsize=8)
-def _padded_window(params: MelParams) -> np.ndarray:
+def analysis_window(params: MelParams) -> np.ndarray:
     """The periodic window of `window_samples`, zero-padded at its end: float32, (fft_length,)."""
     phase = 2 * np.pi * np.arange(params.window_samples) / params.window_samples
     cosines = _WINDOW_COSINES[params.window]
@@ -302,7 +302,7 @@ def _energies_of_blocks(blocks: tf.Tensor, num_frames: tf.Tensor, params: MelPar
     num_zeros = params.fft_length - params.window_samples
     pieces.append(tf.zeros([num_frames, tf.shape(blocks)[1], num_zeros]))
     frames = tf.reshape(tf.concat(pieces, axis=-1), [-1, params.fft_length])
-    spectrum = tf.signal.rfft(frames * _padded_window(params))
+    spectrum = tf.signal.rfft(frames * analysis_window(params))
     # The same as tf.abs, whose guard against overflow costs four times as much.
     magnitude = tf.sqrt(tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum)))
     if params.bins == "linear":

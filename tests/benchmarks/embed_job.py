@@ -40,9 +40,9 @@ def write_recordings(folder: pathlib.Path) -> str:
 def loop_seconds(model: str, manifest: str) -> float:
     """Load, decode, predict, clip after clip: what one writes without the job, which loads the model, too."""
     start = time.perf_counter()
-    loaded = exported.LoadedModel(exported.read_export(model))
+    loaded = exported.load(model)
     for row in datasets.read_manifest(manifest):
-        loaded.embed_clip(media.read_audio(row.uri))
+        loaded.embed_waveforms(media.read_audio(row.uri)[None])
     return time.perf_counter() - start
 
 

@@ -127,7 +127,7 @@ def _of_file(
             end_seconds=end_seconds,
             num_channels=params.num_channels,
         )
-    embedding = exported.LoadedModel(export).embed_clip(waveform)
+    embedding = exported.LoadedModel(export).embed_waveforms(waveform.T[None])["embedding"][0]
     if not np.isfinite(embedding).all():
         raise SearchError(
             f"{path} cannot be searched by: its embedding is not finite, because samples are NaN, infinite "
