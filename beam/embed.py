@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import math
 import os
+import resource
 from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
@@ -25,6 +26,9 @@ from tfsound import arguments, examples, exported
 from tfsound.beam import embedded_shards, manifests, running
 from tfsound.beam import output as job_output
 from tfsound.beam.clips import ClipWindows
+
+# Beam has none where a package that it does not need here is missing, and warns of it in every worker.
+base.resource = resource
 
 
 @dataclasses.dataclass(frozen=True)
