@@ -117,6 +117,17 @@ def test_what_is_finished_is_kept(reproduced, data, capsys):
     assert not (output / "windows").exists()
 
 
+def test_the_margin_is_the_papers_or_as_asked_for(reproduced, data, tmp_path):
+    assert {read_margin(path) for path in reproduced[0].glob("encoders/*/*/run")} == {0.1}
+    reproduce(data, tmp_path / "out", folds=("2",), table="3", margin=0.5)
+    (run,) = (tmp_path / "out").glob("encoders/*/*/run")
+    assert read_margin(run) == 0.5
+
+
+def read_margin(run):
+    return json.loads((run / "encoder.json").read_text())["config"]["margin"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -124,6 +135,8 @@ def test_what_is_finished_is_kept(reproduced, data, capsys):
         ({"dataset": "mine"}, "dataset must be one of .*csv.*, got 'mine'"),
         ({"folds": ("7",)}, "folds must be among 1, 2, 3, got 7"),
         ({"table": "4"}, r"table must be one of \['1', '2', '3'\], got '4'"),
+        ({"margin": -0.1}, "margin must be at least 0 and finite, got -0.1"),
+        ({"margin": float("nan")}, "margin must be at least 0 and finite, got nan"),
     ],
 )
 def test_what_cannot_be_asked_for(data, tmp_path, options, message):

@@ -12,6 +12,9 @@ from tfsound.reproduction.scales import Scale
 from tfsound.reproduction.units import slug
 from tfsound.window_labels import WindowLabels
 
+# Jansen et al. 2018, section 4.2.
+MARGIN = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class PairRecipe:
@@ -48,14 +51,16 @@ class Encoders:
     Args:
       clips: a set of clip examples with folds.
       output: the reproduction's folder.
+      margin: delta, of the triplet loss.
     """
 
-    def __init__(self, clips: str, output: str, scale: Scale, seed: int):
+    def __init__(self, clips: str, output: str, scale: Scale, seed: int, margin: float = MARGIN):
         self._clips = clips
         self._folds = Folds(clips)
         self._output = output
         self._scale = scale
         self._seed = seed
+        self._margin = margin
 
     def of_triplets(self, constraints: tuple[str, ...], fold: str) -> str:
         """The run of an encoder of triplets under some constraints; the triplets go when it is finished."""
@@ -74,7 +79,7 @@ class Encoders:
         is_mined = training.decide_mining("auto", list(constraints)) == "on"
         training.train(
             [triplets], run, learning_rate=scale.learning_rate if is_mined else scale.unmined_learning_rate,
-            **self._training_options(scale.encoder, scale.num_steps * num_sources),
+            margin=self._margin, **self._training_options(scale.encoder, scale.num_steps * num_sources),
         )  # fmt: skip
         shutil.rmtree(triplets)
         return run

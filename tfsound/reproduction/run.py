@@ -1,6 +1,7 @@
 """One paper on one data set: its tables, resumable figure by figure."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 
@@ -9,7 +10,7 @@ from tfsound.beam.examples import make_examples
 from tfsound.reproduction import dls_paper, report, units
 from tfsound.reproduction.coincidence_tables import CoincidenceTables
 from tfsound.reproduction.dls_tables import DlsTables, Source
-from tfsound.reproduction.encoders import Encoders
+from tfsound.reproduction.encoders import MARGIN, Encoders
 from tfsound.reproduction.folds import held_out_folds, thin_training_folds
 from tfsound.reproduction.measures import Measures
 from tfsound.reproduction.pretraining import Pretraining
@@ -46,6 +47,7 @@ def reproduce(
     folds: tuple[str, ...] = (),
     class_prior: str = datasets.NATURAL,
     num_recordings: int = 200,
+    margin: float = MARGIN,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Reproduction:
@@ -79,6 +81,7 @@ def reproduce(
       class_prior: how often classes are to be learnt from: `natural`, or a `longtail`; test folds stay as
         they are.
       num_recordings: synthetic: how many recordings.
+      margin: of the triplet loss; the paper's by default.
       seed: of everything drawn.
       overwrite: start anew in an output that another call made.
 
@@ -86,8 +89,8 @@ def reproduce(
       The tables that are finished.
 
     Raises:
-      ValueError: an unknown paper, scale, table, fold or prior; ManifestError, JobError, TrainingError,
-      EvaluationError: see the jobs it runs.
+      ValueError: an unknown paper, scale, table, fold or prior, a margin that is none; ManifestError,
+      JobError, TrainingError, EvaluationError: see the jobs it runs.
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {sorted(SCALES)}, got {scale!r}.")
@@ -95,9 +98,11 @@ def reproduce(
         raise ValueError(f"class_prior must be one of {sorted(datasets.CLASS_PRIORS)}, got {class_prior!r}.")
     if table not in ("", *_table_numbers(paper)):
         raise ValueError(f"table must be one of {list(_table_numbers(paper))}, got {table!r}.")
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin must be at least 0 and finite, got {margin}.")
     settings = {
         "paper": paper, "root": root, "dataset": dataset, "scale": scale, "class_prior": class_prior,
-        "num_recordings": num_recordings, "seed": seed,
+        "num_recordings": num_recordings, "margin": margin, "seed": seed,
     }  # fmt: skip
     if paper == dls_paper.NAME:
         settings |= {"more_datasets": list(more_datasets), "imagenet_weights": imagenet_weights}
@@ -135,7 +140,7 @@ def _parts(
     measures = Measures(clips, output, scale, seed)
     for fold in held_out:
         measures.require_scorable(fold)
-    tables = _tables(paper, Encoders(clips, output, scale, seed), measures, scale, seed)
+    tables = _tables(paper, Encoders(clips, output, scale, seed, settings["margin"]), measures, scale, seed)
     return tables, list(tables.units(held_out))
 
 
