@@ -20,11 +20,10 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfsound import mel, training
 from tfsound.export import accuracy, fixed_length, litert, onnx, saved_model
-from tfsound.version import __version__
+from tfsound.export.provenance import describe_run
 
 FORMATS = ("saved_model", "litert", "onnx")
 QUANTIZATIONS = ("none", "float16", "int8")
@@ -80,6 +79,9 @@ def export_format(
     quantization: str = "none",
     manifest: str = "",
     num_clips: int = 100,
+    modality: str = "audio",
+    evaluation: tuple[str, ...] = (),
+    license: str = "",
     overwrite: bool = False,
 ) -> saved_model.Export | DeviceExport:
     """Exports what a finished run has trained: as a SavedModel to serve, or as a file for devices.
@@ -93,6 +95,11 @@ def export_format(
       quantization: litert: none, float16 (half the size) or int8 (down to a quarter).
       manifest: litert, onnx: clips to measure on what is lost; int8 is calibrated with others of them.
       num_clips: litert, onnx: how many to measure on, and to calibrate with, at most.
+      modality: saved_model: `audio`, or `image` for the encoder of images of a run on pairs of sound and
+        image.
+      evaluation: saved_model: what `tfsound evaluate`, `evaluate-classifier` or `evaluate-cross-modal` has
+        written of the model as JSON, for the model card; several files may be given.
+      license: saved_model: the identifier of the model's license for the card, such as `apache-2.0`.
       overwrite: litert, onnx: replace the file.
 
     Raises:
@@ -107,7 +114,11 @@ def export_format(
                 "clip_seconds, quantization, manifest and overwrite are of the formats litert and onnx, got "
                 "saved_model, which takes any length; leave them out."
             )
-        return saved_model.export(run, output)
+        return saved_model.export(run, output, modality=modality, evaluation=evaluation, license=license)
+    if modality != "audio" or evaluation or license:
+        raise ValueError(
+            f"modality, evaluation and license are of the format saved_model, got {format}; leave them out."
+        )
     if format == "onnx":
         if quantization != "none":
             raise ValueError(f"quantization is of the format litert, got {quantization!r} with onnx.")
@@ -243,14 +254,11 @@ def _prepare(run: str, clip_seconds: float, num_clips: int) -> tuple[_Trained, i
 
 
 def _load(run: str) -> _Trained:
-    class_names: tuple[str, ...] = ()
-    if os.path.exists(os.path.join(run, training.CLASSIFIER_NAME)):
-        model, mel_params, class_names = training.load_classifier(run)
-    else:
-        model, mel_params = training.load_encoder(run)
+    model, mel_params, class_names = saved_model.load_trained(run)
     fixed_length.compute_in_float32(model)
-    versions = {"tfsound": __version__, "tensorflow": tf.__version__, "keras": keras.__version__}
-    return _Trained(model, mel_params, class_names, versions | {"training": training.finished_config(run)})
+    config = training.finished_config(run)
+    provenance = describe_run(run, config, evaluation=(), class_names=class_names, license="")
+    return _Trained(model, mel_params, class_names, provenance)
 
 
 def _clips(manifest: str, trained: _Trained, num_samples: int, most: int) -> list[np.ndarray]:

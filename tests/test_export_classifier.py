@@ -3,9 +3,6 @@
 import csv
 import json
 import os
-import pickle
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import tensorflow as tf
 import test_export_saved_model as encoder_tests
 from classifier_sets import NAMES, clips, train
+from served import answers_of
 from training_runs import config_of
 
 from tfsound import mel, models
@@ -51,13 +49,7 @@ def answers(exported, tmp_path_factory):
         "wav_bytes": {"all": encoder_tests.WAVS},
         "log_mel": {number: encoder_tests.LOG_MELS[number] for number in NUM_WINDOWS},
     }
-    (folder / "in").write_bytes(pickle.dumps(requests))
-    command = [sys.executable, "-I", "-c", encoder_tests.FRESH_PROCESS, exported.path]
-    process = subprocess.run(
-        [*command, folder / "in", folder / "out"], capture_output=True, text=True, cwd=folder, check=False
-    )
-    assert process.returncode == 0, process.stderr
-    return pickle.loads((folder / "out").read_bytes())
+    return answers_of(exported.path, requests, folder)
 
 
 def test_signatures_are_those_of_an_encoder_and_scores(answers):

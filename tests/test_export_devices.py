@@ -448,6 +448,10 @@ def test_one_function_for_all_formats(run, manifest, tmp_path):
             {"format": "onnx", "quantization": "int8"},
             "quantization is of the format litert, got 'int8' with onnx",
         ),
+        (
+            {"format": "onnx", "license": "mit"},
+            "modality, evaluation and license are of the format saved_model",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             devices.export_format(run, str(tmp_path / "y.onnx"), **options)

@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import pickle
-import subprocess
 import sys
 
 import keras
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
+from served import answers_of, noise, small_encoder, wav
 
 from tfsound import mel, networks, resumption, training
 from tfsound.export import saved_model
@@ -20,61 +19,6 @@ PARAMS = mel.MelParams()
 DIM = 16
 TOLERANCE = 1e-5
 PROVENANCE = {"command": "tfsound train …", "versions": [1, 2]}
-
-# Runs every request of a pickled {signature: {case: input}}; pickles what came of it.
-FRESH_PROCESS = """
-import pickle, resource, sys
-
-class NoTfsound:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "tfsound":
-            raise ImportError("tfsound is not here")
-
-sys.meta_path.insert(0, NoTfsound())
-try:
-    import tfsound
-except ImportError:
-    pass
-else:
-    raise SystemExit("tfsound could be imported")
-
-import tensorflow as tf
-
-model = tf.saved_model.load(sys.argv[1])
-with open(sys.argv[2], "rb") as file:
-    requests = pickle.load(file)
-answers = {"structure": {}, "error": {}}
-for name, signature in model.signatures.items():
-    specs = {"inputs": signature.structured_input_signature[1], "outputs": signature.structured_outputs}
-    answers["structure"][name] = {
-        side: {key: (spec.dtype.name, spec.shape.as_list()) for key, spec in found.items()}
-        for side, found in specs.items()
-    }
-for name, cases in requests.items():
-    for case, value in cases.items():
-        argument = "waveform" if name == "serving_default" else name
-        try:
-            result = model.signatures[name](**{argument: tf.constant(value)})
-            answers[name, case] = {key: tensor.numpy() for key, tensor in result.items()}
-        except tf.errors.OpError as error:
-            answers["error"][name, case] = error.message
-answers["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-with open(sys.argv[3], "wb") as file:
-    pickle.dump(answers, file)
-"""
-
-
-def noise(*shape):
-    rng = np.random.default_rng(shape)
-    # Louder and softer clips, so that no two embeddings are alike.
-    return (rng.uniform(-1, 1, shape) * rng.uniform(0.05, 1, (*shape[:-1], 1))).astype(np.float32)
-
-
-def wav(samples, rate=PARAMS.sample_rate, subtype="PCM_16", kind="WAV"):
-    """An encoded file of samples (num_samples,) or (num_samples, channels)."""
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, subtype=subtype, format=kind)
-    return file.getvalue()
 
 
 WAVEFORMS = {
@@ -103,18 +47,14 @@ BAD_WAVS = {
     "24 bit": (wav(noise(8000), subtype="PCM_24"), "16-bit WAV files, but received 24"),
     "32-bit float": (wav(noise(8000), subtype="FLOAT"), r"Expected 1 \(PCM\), but got3"),
     "FLAC": (wav(noise(8000), kind="FLAC"), "Expected RIFF but found fLaC"),
+    "MP3": (b"\xff\xfb\x90\x00" + bytes(400), "wav_bytes must be WAV files, got another kind; convert it"),
+    "no chunk": (WAVS[0][:12] + b"\xff" + WAVS[0][13:], "wav_bytes must be WAV files, got another kind"),
     "text": (b"no audio at all", "Expected RIFF but found no a"),
     "nothing": (b"", "Data too short"),
     "cut off": (wav(noise(8000))[:1000], "Data too short"),
 }
 NUM_WINDOWS = (0, 1, 128, 129)
 LOG_MELS = {number: noise(number, 96, 64) * 4 for number in NUM_WINDOWS}
-
-
-def small_encoder():
-    keras.utils.set_random_seed(1)
-    layers = keras.Input((96, 64)), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)
-    return keras.Sequential(layers)
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +83,7 @@ def answers(exported, tmp_path_factory):
         "wav_bytes": WAV_BATCHES | {case: [data] for case, (data, _) in BAD_WAVS.items()},
         "log_mel": LOG_MELS,
     }
-    (folder / "in").write_bytes(pickle.dumps(requests))
-    command = [sys.executable, "-I", "-c", FRESH_PROCESS, exported.path, folder / "in", folder / "out"]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert process.returncode == 0, process.stderr
-    return pickle.loads((folder / "out").read_bytes())
+    return answers_of(exported.path, requests, folder)
 
 
 def embed_live(encoder, clip):
@@ -238,16 +174,31 @@ def test_assets_hold_front_end_and_provenance(exported):
     assert loaded.mel_params_file.asset_path.numpy().decode().endswith("assets/mel_params.json")
 
 
-def test_warm_up_requests_are_answered(exported):
+def warm_up_requests(path):
+    """{signature: inputs} of the warm-up file of an export."""
     reason = "tensorflow-serving-api, which reads warm-up files, is not installed"
     prediction_log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason=reason)
-    path = os.path.join(exported.path, "assets.extra", "tf_serving_warmup_requests")
-    (record,) = tf.data.TFRecordDataset(path).as_numpy_iterator()
-    request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+    path = os.path.join(path, "assets.extra", "tf_serving_warmup_requests")
+    records = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
+    logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
+    requests = [log.predict_log.request for log in logs]
+    assert len({request.model_spec.signature_name for request in requests}) == len(requests)
+    return {
+        request.model_spec.signature_name: {
+            name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()
+        }
+        for request in requests
+    }
+
+
+def test_each_signature_has_a_warm_up_request_and_answers_it(exported):
+    requests = warm_up_requests(exported.path)
     loaded = tf.saved_model.load(exported.path)
-    inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-    answer = loaded.signatures[request.model_spec.signature_name](**inputs)
-    assert answer["embedding"].shape == (1, DIM)
+    assert set(requests) == set(loaded.signatures) == {"serving_default", "wav_bytes", "log_mel"}
+    for name, inputs in requests.items():
+        answer = loaded.signatures[name](**inputs)
+        assert answer["embedding"].shape == (1, DIM)
+        assert np.isfinite(answer["embedding"]).all()
 
 
 def test_without_the_serving_api_there_is_no_warm_up(tmp_path, monkeypatch):

@@ -326,10 +326,26 @@ def mel_energies(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
     """
     waveform = tf.convert_to_tensor(waveform, tf.float32)
     batch_shape, num_samples = tf.shape(waveform)[:-1], tf.shape(waveform)[-1]
-    batch_size = tf.reduce_prod(batch_shape)
     num_frames = tf.maximum(0, (num_samples - params.window_samples) // params.hop_samples + 1)
-    blocks = _hop_blocks(tf.reshape(waveform, [batch_size, num_samples]), num_frames, params)
+    rows = tf.reshape(waveform, [tf.reduce_prod(batch_shape), num_samples])
+    energies = energies_of_hops(_hop_blocks(rows, num_frames, params), params)
+    outer = waveform.shape[:-1] if params.num_channels == 1 else waveform.shape[:-2]
+    shape = tf.concat([batch_shape[: outer.rank], [num_frames, params.num_columns]], axis=0)
+    return tf.ensure_shape(tf.reshape(energies, shape), outer.concatenate([None, params.num_columns]))
 
+
+def energies_of_hops(hops: tf.Tensor, params: MelParams) -> tf.Tensor:
+    """`mel_energies` of waveforms that are cut every hop, as far as complete frames reach.
+
+    Args:
+      hops: float32, (hops, rows, hop_samples), a row a waveform of one channel; of stereo, the right one
+        behind the left one.
+
+    Returns:
+      float32, (rows / num_channels, frames, num_columns).
+    """
+    batch_size = tf.shape(hops)[1]
+    num_frames = tf.shape(hops)[0] + 1 - len(_block_widths(params))
     chunk_frames = tf.maximum(1, _CHUNK_FRAMES // tf.maximum(1, batch_size))
     num_chunks = tf.maximum(1, -(-num_frames // chunk_frames))
     element_shape = [None, params.mel_bins]
@@ -338,16 +354,13 @@ def mel_energies(waveform: tf.Tensor, params: MelParams) -> tf.Tensor:
     def append_chunk(index, chunks):
         first = index * chunk_frames
         count = tf.minimum(chunk_frames, num_frames - first)
-        return index + 1, chunks.write(index, _energies_of_blocks(blocks[first:], count, params))
+        return index + 1, chunks.write(index, _energies_of_blocks(hops[first:], count, params))
 
     is_left = lambda index, chunks: index < num_chunks  # noqa: E731
     _, chunks = tf.while_loop(is_left, append_chunk, (0, chunks), parallel_iterations=1)
-    # A row a waveform of one channel.
-    energies = tf.reshape(chunks.concat(), [num_frames, -1, params.num_columns])
-    outer = waveform.shape[:-1] if params.num_channels == 1 else waveform.shape[:-2]
-    shape = tf.concat([batch_shape[: outer.rank], [num_frames, params.num_columns]], axis=0)
-    energies = tf.reshape(tf.transpose(energies, [1, 0, 2]), shape)
-    return tf.ensure_shape(energies, outer.concatenate([None, params.num_columns]))
+    num_waveforms = batch_size // params.num_channels
+    energies = tf.reshape(chunks.concat(), [num_frames, num_waveforms, params.num_columns])
+    return tf.transpose(energies, [1, 0, 2])
 
 
 def log_mel(energies: tf.Tensor, params: MelParams) -> tf.Tensor:

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "instance_loss",
     "long_file_memory",
     "evaluation_scale",
+    "served_graph",
 )
 REPORT = pathlib.Path(__file__).parents[2] / "notebooks" / "reports" / "benchmarks.md"
 

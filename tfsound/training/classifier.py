@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -189,7 +188,7 @@ def load_classifier(run: str) -> tuple[models.ClassifierModel, mel.MelParams, tu
         raise TrainingError(
             f"{run} holds no {CLASSIFIER_NAME}: it was not trained on labels; name a run that was."
         )
-    return keras.saving.load_model(path, compile=False), mel_params, tuple(config["class_names"])
+    return runs.read_model(path), mel_params, tuple(config["class_names"])
 
 
 def _encoder_settings(start_from: str, encoder: str, embedding_dim: int, resumed: dict) -> dict:

@@ -164,7 +164,7 @@ def load_coincidence_model(run: str) -> tuple[models.CoincidenceModel, mel.MelPa
     path = os.path.join(run, MODEL_NAME)
     if not os.path.exists(path):
         raise TrainingError(f"{run} holds no {MODEL_NAME}: it was not trained on pairs; name one that was.")
-    return keras.saving.load_model(path, compile=False), mel_params
+    return runs.read_model(path), mel_params
 
 
 def load_cluster_head(run: str) -> networks.ClusterHead:

@@ -3,8 +3,6 @@
 import os
 import sys
 
-import keras
-
 from tfsound import examples, mel, models, networks
 from tfsound.checkpoints import TrainingError
 from tfsound.training import measures, runs
@@ -131,7 +129,7 @@ def load_instance_model(run: str) -> tuple[models.InstanceDiscriminationModel, m
         raise TrainingError(
             f"{run} holds no {INSTANCE_MODEL_NAME}: it was not trained on instances; name a run that was."
         )
-    return keras.saving.load_model(path, compile=False), mel_params
+    return runs.read_model(path), mel_params
 
 
 def _nearest_rows(instances: str, found: examples.Instances, config: dict) -> measures.NearestRows:

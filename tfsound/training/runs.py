@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 
 import keras
@@ -355,11 +356,27 @@ def load_encoder(run: str) -> tuple[keras.Model, mel.MelParams]:
       TrainingError: no such run, or one that is not finished.
     """
     mel_params, _ = read_finished(run)
-    return keras.saving.load_model(os.path.join(run, ENCODER_NAME), compile=False), mel_params
+    return read_model(os.path.join(run, ENCODER_NAME)), mel_params
+
+
+def read_model(path: str) -> keras.Model:
+    """A model that `save_model` has saved. Raises: TrainingError for one that cannot be read."""
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainingError(
+            f"{path} cannot be read ({reason}); it is damaged, or of another version of Keras: copy it "
+            "again, or train the run again."
+        ) from error
 
 
 def read_finished(run: str) -> tuple[mel.MelParams, dict]:
-    """The front end and the settings of a finished run; raises as `load_encoder`."""
+    """The front end and the settings of a finished run; raises as `load_encoder`.
+
+    Raises:
+      TrainingError: see `load_encoder`; or `encoder.json` is damaged, or of another version of tfsound.
+    """
     info_path = os.path.join(run, ENCODER_INFO_NAME)
     if not os.path.exists(info_path):
         if _begun(run):
@@ -367,9 +384,18 @@ def read_finished(run: str) -> tuple[mel.MelParams, dict]:
         else:
             state = "is no training run" if os.path.exists(run) else "does not exist"
         raise TrainingError(f"{run} holds no trained encoder ({ENCODER_INFO_NAME}): it {state}.")
-    with open(info_path) as file:
-        info = json.load(file)
-    return mel.MelParams.from_dict(info["mel_params"]), info["config"]
+    try:
+        with open(info_path) as file:
+            info = json.load(file)
+        mel_params, config = mel.MelParams.from_dict(info["mel_params"]), dict(info["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        # What mel parameters say first; the remedy after it is that of examples.
+        reason = f"{type(error).__name__}: {error}".split(";")[0]
+        raise TrainingError(
+            f"{info_path} is damaged, or of another version of tfsound ({reason}); train the run again with "
+            "this one, or use the one that trained it."
+        ) from error
+    return mel_params, config
 
 
 def finished_config(run: str) -> dict:
