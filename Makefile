@@ -1,6 +1,6 @@
 # make quickstart [AUDIO_DIR=your/folder]   set up and run the main job
 # make test                                 set up and run the tests
-# make lint | bench | conformance | esc10 ESC50_DIR=...   what else there is
+# make lint | bench | conformance | esc10 ESC50_DIR=... | same-embedding RUN=... MANIFEST=...   what else there is
 # PYTHON=... chooses the interpreter (3.11 to 3.13), VENV=... the environment.
 
 VENV ?= .venv
@@ -8,6 +8,8 @@ OUTPUT ?= quickstart_output
 AUDIO_DIR ?=
 QUICKSTART_FLAGS ?=
 ESC50_DIR ?= ../shared/data/esc50
+RUN ?=
+MANIFEST ?=
 IS_SUITABLE = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p $(IS_SUITABLE) 2>/dev/null && echo $$p && break; done)
@@ -19,7 +21,7 @@ LEGACY_PYTHON ?= $(shell for p in python3.11 python3.10 python3.9; do \
 	$$p -c pass 2>/dev/null && echo $$p && break; done)
 LEGACY_VENV ?= .venv-legacy
 
-.PHONY: quickstart test lint bench triplets-scale conformance esc10 clean
+.PHONY: quickstart test lint bench triplets-scale conformance same-embedding esc10 clean
 
 quickstart: $(VENV)/.package
 	$(BIN)/tfsound quickstart --output "$(OUTPUT)" $(if $(AUDIO_DIR),--audio-dir "$(AUDIO_DIR)") $(QUICKSTART_FLAGS)
@@ -46,6 +48,9 @@ conformance: $(VENV)/.test $(LEGACY_VENV)/.requirements
 	$(BIN)/python -m pytest tests/test_losses.py
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(BIN)/python tests/conformance/write_export.py "$$folder" \
 		&& $(LEGACY_VENV)/bin/python tests/conformance/load_export.py "$$folder"
+
+same-embedding: $(VENV)/.test
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m tests.conformance.same_embedding "$(RUN)" "$(MANIFEST)"
 
 esc10: $(VENV)/.package
 	$(BIN)/tfsound quickstart --output results/esc10 --dataset esc10 --audio-dir "$(ESC50_DIR)" \
