@@ -1,7 +1,9 @@
 """Tests of the job `tfsound label`: its address, its end by Ctrl-C or SIGKILL, what it refuses to serve."""
 
 import http.client
+import io
 import json
+import logging
 import os
 import re
 import socket
@@ -268,6 +270,14 @@ def test_the_browser_is_opened_by_flag_only(folder, serve, monkeypatch, capsys):
     capsys.readouterr()
     label(str(folder), open_browser=True)
     assert opened == [printed_address(capsys).geturl()]
+
+
+def test_the_logging_of_others_is_left_alone(folder, serve, monkeypatch):
+    handler = logging.StreamHandler(io.StringIO())
+    closed = []
+    monkeypatch.setattr(handler, "close", lambda: closed.append(handler))
+    label(str(folder))
+    assert closed == []
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "starlette.datastructures"])

@@ -111,9 +111,10 @@ def label(
         listener, where = address.listen(questions, host=host, port=port, token=token)
         app = application.make_application(session, token=where.token)
         app = guard.Guard(app, token=where.token, host=host, port=where.port)
+        # uvicorn's own log_config would close the logging handlers of everyone else in this process.
         config = uvicorn.Config(
-            app, access_log=False, http="h11", lifespan="off", log_level="warning", proxy_headers=False,
-            server_header=False, timeout_graceful_shutdown=2, ws="none",
+            app, log_config=None, access_log=False, http="h11", lifespan="off", log_level="warning",
+            proxy_headers=False, server_header=False, timeout_graceful_shutdown=2, ws="none",
         )  # fmt: skip
         with listener:
             _announce(where, session)
