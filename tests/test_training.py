@@ -351,7 +351,7 @@ def test_a_run_killed_before_its_encoder_was_saved_only_saves_it(triplets, whole
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.runs, "save_encoder", killed)
+        patch.setattr(training.finished, "save_encoder", killed)
         with pytest.raises(KeyboardInterrupt):
             training.train([triplets], output, **SETTINGS)
     monkeypatch.setattr(models.TripletModel, "fit", None)  # would fail if it trained
@@ -549,7 +549,7 @@ def test_a_run_killed_at_its_convergence_trains_no_further(triplets, patient_run
 
     with pytest.MonkeyPatch.context() as patch:
         if where == "before its encoder":
-            patch.setattr(training.runs, "save_encoder", killed)
+            patch.setattr(training.finished, "save_encoder", killed)
         else:  # the log says that it has converged, and the last interval is to be done again
             patch.setattr(training.Checkpoints, "save", killed_at_the_last)
         with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ started again.
 An epoch is the stretch between two checkpoints: it ends with a row of `log.csv` and a checkpoint.
 
 `triplets` trains on triplets, `coincidence` on pairs, `instances` on clips, `classifier` on labels; `runs` is
-what they share, with the `optimizers`.
+what they share, with the `optimizers`, and `finished` what they leave.
 """
 
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
@@ -22,6 +22,18 @@ from tfsound.training.coincidence import (
     load_coincidence_model,
     train_coincidence,
 )
+from tfsound.training.finished import (
+    ENCODER_INFO_NAME,
+    ENCODER_NAME,
+    LOG_NAME,
+    TrainingRun,
+    finished_config,
+    finished_run,
+    load_encoder,
+    read_finished,
+    read_log,
+    save_encoder,
+)
 from tfsound.training.instances import INSTANCE_MODEL_NAME, load_instance_model, train_instances
 from tfsound.training.optimizers import (
     AdamWithPenalty,
@@ -30,22 +42,7 @@ from tfsound.training.optimizers import (
     make_optimizer,
     steps_per_epoch,
 )
-from tfsound.training.runs import (
-    ENCODER_INFO_NAME,
-    ENCODER_NAME,
-    LOG_NAME,
-    PRECISIONS,
-    TrainingRun,
-    finished_config,
-    finished_run,
-    has_converged,
-    load_encoder,
-    progress_seconds,
-    read_finished,
-    read_log,
-    save_encoder,
-    strategy,
-)
+from tfsound.training.runs import PRECISIONS, has_converged, progress_seconds, strategy
 from tfsound.training.triplets import decide_mining, train
 
 __all__ = [

@@ -9,8 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfsound import examples, mel, models, networks
-from tfsound.checkpoints import TrainingError
-from tfsound.training import measures, optimizers, runs
+from tfsound.training import finished, measures, optimizers, runs
 from tfsound.window_labels import WindowLabels, read_propagated_labels
 
 CLASSIFIER_NAME = "classifier.keras"
@@ -50,7 +49,7 @@ def train_classifier(
     patience_intervals: int = 0,
     seed: int = 0,
     overwrite: bool = False,
-) -> runs.TrainingRun:
+) -> finished.TrainingRun:
     """Trains a classifier of windows, on all devices of this machine; resumes a run that was cut off.
 
     The paper starts from the encoder that was learned without labels, and fine-tunes the whole of it on
@@ -143,10 +142,10 @@ def train_classifier(
         lambda: examples.require_undamaged(clips, examples.read_dataset_info(clips, kind=examples.CLIPS)),
         config, output, overwrite=overwrite, measures=[measures.Accuracy(held_out)] if held_out else [],
     )  # fmt: skip
-    runs.save_model(model, os.path.join(output, CLASSIFIER_NAME))
+    finished.save_model(model, os.path.join(output, CLASSIFIER_NAME))
     model.audio_encoder.trainable = True  # whoever loads the encoder alone has frozen nothing
-    runs.save_encoder(model.audio_encoder, windows.mel_params, output, config)
-    return runs.finished_run(output)
+    finished.save_encoder(model.audio_encoder, windows.mel_params, output, config)
+    return finished.finished_run(output)
 
 
 def _data(
@@ -182,13 +181,8 @@ def load_classifier(run: str) -> tuple[models.ClassifierModel, mel.MelParams, tu
     Raises:
       TrainingError: no such run, one that is not finished, or one on something else than labels.
     """
-    mel_params, config = runs.read_finished(run)
-    path = os.path.join(run, CLASSIFIER_NAME)
-    if not os.path.exists(path):
-        raise TrainingError(
-            f"{run} holds no {CLASSIFIER_NAME}: it was not trained on labels; name a run that was."
-        )
-    return runs.read_model(path), mel_params, tuple(config["class_names"])
+    model, mel_params, config = finished.load_model(run, CLASSIFIER_NAME, trained_on="labels")
+    return model, mel_params, tuple(config["class_names"])
 
 
 def _encoder_settings(start_from: str, encoder: str, embedding_dim: int, resumed: dict) -> dict:
@@ -202,7 +196,7 @@ def _encoder_settings(start_from: str, encoder: str, embedding_dim: int, resumed
             "embedding_dim": embedding_dim or networks.EMBEDDING_DIM,
             "unit_norm": False,
         }
-    begun = resumed if resumed.get("start_from") == start_from else runs.read_finished(start_from)[1]
+    begun = resumed if resumed.get("start_from") == start_from else finished.read_finished(start_from)[1]
     if not resumed and begun.get("replace_last_layer"):
         raise ValueError(f"{start_from} has classes in the place of its embedding; start from what it did.")
     started = {
@@ -271,17 +265,9 @@ def _require_valid(config: dict) -> None:
 
 
 def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool) -> models.ClassifierModel:
-    audio_encoder = networks.build_encoder(
-        config["encoder"],
-        input_shape=mel_params.window_shape,
-        num_bands=mel_params.num_bands,
-        num_channels=mel_params.num_channels,
-        embedding_dim=config["embedding_dim"],
-        unit_norm=config["unit_norm"],
-        dtype_policy=runs.PRECISIONS[config["precision"]],
-    )
+    audio_encoder = runs.build_audio_encoder(config, mel_params)
     if config["start_from"] and not is_resumed:
-        started, started_mel_params = runs.load_encoder(config["start_from"])
+        started, started_mel_params = finished.load_encoder(config["start_from"])
         mel_params.require_equal(started_mel_params, config["start_from"])
         audio_encoder.set_weights(started.get_weights())
     if config["imagenet_weights"] and not is_resumed:

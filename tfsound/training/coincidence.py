@@ -3,12 +3,10 @@
 import dataclasses
 import os
 
-import keras
-
 from tfsound import examples, mel, models, networks
 from tfsound.checkpoints import TrainingError
 from tfsound.examples.pairs import IMAGE_SHAPE
-from tfsound.training import runs
+from tfsound.training import finished, runs
 
 MODEL_NAME = "model.keras"
 _MODALITIES = (examples.AUDIO_AUDIO, examples.AUDIO_IMAGE)
@@ -62,7 +60,7 @@ def train_coincidence(
     seed: int = 0,
     start_from: str = "",
     overwrite: bool = False,
-) -> runs.TrainingRun:
+) -> finished.TrainingRun:
     """Trains encoders on pairs that coincide, on all devices of this machine; resumes a run that was cut off.
 
     The paper trains ResNet-50 on pairs of at most 10 s apart, first on audio and image, goes on from there
@@ -147,9 +145,9 @@ def train_coincidence(
         lambda: _require_undamaged(directories),
         config, output, overwrite=overwrite,
     )  # fmt: skip
-    runs.save_model(model, os.path.join(output, MODEL_NAME))
-    runs.save_encoder(model.audio_encoder, mel_params, output, config)
-    return runs.finished_run(output)
+    finished.save_model(model, os.path.join(output, MODEL_NAME))
+    finished.save_encoder(model.audio_encoder, mel_params, output, config)
+    return finished.finished_run(output)
 
 
 def load_coincidence_model(run: str) -> tuple[models.CoincidenceModel, mel.MelParams]:
@@ -160,11 +158,8 @@ def load_coincidence_model(run: str) -> tuple[models.CoincidenceModel, mel.MelPa
     Raises:
       TrainingError: no such run, one that is not finished, or one on something else than pairs.
     """
-    mel_params, _ = runs.read_finished(run)
-    path = os.path.join(run, MODEL_NAME)
-    if not os.path.exists(path):
-        raise TrainingError(f"{run} holds no {MODEL_NAME}: it was not trained on pairs; name one that was.")
-    return runs.read_model(path), mel_params
+    model, mel_params, _ = finished.load_model(run, MODEL_NAME, trained_on="pairs")
+    return model, mel_params
 
 
 def load_cluster_head(run: str) -> networks.ClusterHead:
@@ -197,21 +192,15 @@ def _require_undamaged(directories: dict[str, list[str]]) -> None:
 
 
 def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool) -> models.CoincidenceModel:
-    def build(name: str, input_shape: tuple[int, ...], **cut: int) -> keras.Model:
-        return networks.build_encoder(
-            name, input_shape=input_shape, **cut, embedding_dim=config["embedding_dim"],
+    image_encoder = None
+    if config["image_encoder"]:
+        image_encoder = networks.build_encoder(
+            config["image_encoder"], input_shape=IMAGE_SHAPE, embedding_dim=config["embedding_dim"],
             unit_norm=config["unit_norm"], dtype_policy=runs.PRECISIONS[config["precision"]],
         )  # fmt: skip
-
-    image_encoder = config["image_encoder"]
     model = models.CoincidenceModel(
-        build(
-            config["encoder"],
-            mel_params.window_shape,
-            num_bands=mel_params.num_bands,
-            num_channels=mel_params.num_channels,
-        ),
-        build(image_encoder, IMAGE_SHAPE) if image_encoder else None,
+        runs.build_audio_encoder(config, mel_params),
+        image_encoder,
         has_audio_audio=bool(config["audio_audio"]),
         audio_audio_weight=config["audio_audio_weight"],
         num_clusters=config["num_clusters"],
@@ -230,11 +219,11 @@ def _compiled_model(config: dict, mel_params: mel.MelParams, *, is_resumed: bool
 def _start_from(model: models.CoincidenceModel, config: dict, mel_params: mel.MelParams) -> None:
     """Takes the weights of those networks that the run to start from has, too."""
     run = config["start_from"]
-    started_mel_params, begun = runs.read_finished(run)
+    started_mel_params, begun = finished.read_finished(run)
     # A run on triplets has no word for it: its embeddings are of length 1.
     begun = {"unit_norm": True} | begun
     if "triplets" in begun:
-        parts = {"audio_encoder": runs.load_encoder(run)[0]}
+        parts = {"audio_encoder": finished.load_encoder(run)[0]}
     else:
         parts = load_coincidence_model(run)[0].parts
     mel_params.require_equal(started_mel_params, run)

@@ -5,7 +5,7 @@ import sys
 
 from tfsound import examples, mel, models, networks
 from tfsound.checkpoints import TrainingError
-from tfsound.training import measures, runs
+from tfsound.training import finished, measures, runs
 
 INSTANCE_MODEL_NAME = "instance_model.keras"
 
@@ -34,7 +34,7 @@ def train_instances(
     seed: int = 0,
     start_from: str = "",
     overwrite: bool = False,
-) -> runs.TrainingRun:
+) -> finished.TrainingRun:
     """Trains an encoder to tell every clip from all others, without labels; resumes a run that was cut off.
 
     Each clip has a row in a memory bank, which follows its embedding; the encoder learns to find it. Clips
@@ -112,9 +112,9 @@ def train_instances(
         lambda: _require_undamaged(found),
         config, output, overwrite=overwrite, measures=measured,
     )  # fmt: skip
-    runs.save_model(model, os.path.join(output, INSTANCE_MODEL_NAME))
-    runs.save_encoder(model.audio_encoder, found.mel_params, output, config)
-    return runs.finished_run(output)
+    finished.save_model(model, os.path.join(output, INSTANCE_MODEL_NAME))
+    finished.save_encoder(model.audio_encoder, found.mel_params, output, config)
+    return finished.finished_run(output)
 
 
 def load_instance_model(run: str) -> tuple[models.InstanceDiscriminationModel, mel.MelParams]:
@@ -123,13 +123,8 @@ def load_instance_model(run: str) -> tuple[models.InstanceDiscriminationModel, m
     Raises:
       TrainingError: no such run, one that is not finished, or one on something else than instances.
     """
-    mel_params, _ = runs.read_finished(run)
-    path = os.path.join(run, INSTANCE_MODEL_NAME)
-    if not os.path.exists(path):
-        raise TrainingError(
-            f"{run} holds no {INSTANCE_MODEL_NAME}: it was not trained on instances; name a run that was."
-        )
-    return runs.read_model(path), mel_params
+    model, mel_params, _ = finished.load_model(run, INSTANCE_MODEL_NAME, trained_on="instances")
+    return model, mel_params
 
 
 def _nearest_rows(instances: str, found: examples.Instances, config: dict) -> measures.NearestRows:
@@ -156,7 +151,7 @@ def _require_extended(start_from: str, config: dict) -> None:
     Raises:
       TrainingError: see `load_instance_model`; instances of other clips; ValueError: another encoder.
     """
-    _, begun = runs.read_finished(start_from)
+    _, begun = finished.read_finished(start_from)
     if "num_negatives" not in begun:
         raise TrainingError(f"{start_from} was not trained on instances; name a run that was.")
     for name in ("encoder", "embedding_dim"):
@@ -179,14 +174,7 @@ def _require_extended(start_from: str, config: dict) -> None:
 def _compiled_model(
     config: dict, mel_params: mel.MelParams, *, is_resumed: bool
 ) -> models.InstanceDiscriminationModel:
-    audio_encoder = networks.build_encoder(
-        config["encoder"],
-        input_shape=mel_params.window_shape,
-        num_bands=mel_params.num_bands,
-        num_channels=mel_params.num_channels,
-        embedding_dim=config["embedding_dim"],
-        dtype_policy=runs.PRECISIONS[config["precision"]],
-    )
+    audio_encoder = runs.build_audio_encoder(config, mel_params)
     if config["imagenet_weights"] and not is_resumed:
         print(networks.load_imagenet_weights(audio_encoder, config["imagenet_weights"]), file=sys.stderr)
     model = models.InstanceDiscriminationModel(

@@ -1,13 +1,10 @@
 """The machinery of a training run, for any model: its folder, devices, checkpoints, logs, resumption."""
 
 import csv
-import dataclasses
 import functools
-import json
 import math
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Sequence
 
 import keras
@@ -15,34 +12,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfsound import mel, resumption
+from tfsound import mel, networks, resumption
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
+from tfsound.training import finished
 from tfsound.training.optimizers import make_optimizer
 
-ENCODER_NAME = "encoder.keras"
-ENCODER_INFO_NAME = "encoder.json"
-_CONFIG_NAME = "config.json"
 _CHECKPOINTS = "checkpoints"
-LOG_NAME = "log.csv"
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 MIN_RELATIVE_IMPROVEMENT = 0.01
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingRun:
-    """What a finished run says: its folder, its steps, the means over its last checkpoint interval.
-
-    `converged` tells that it ended before the last step that it might have taken (`has_converged`).
-    """
-
-    output: str
-    num_steps: int
-    final: dict[str, float]
-    converged: bool = False
-
-    def __str__(self) -> str:
-        steps = f"converged after {self.num_steps} steps" if self.converged else f"{self.num_steps} steps"
-        return f"trained {self.output}: {steps}, loss {self.final['loss']:.4f}"
 
 
 @functools.cache
@@ -103,7 +80,7 @@ class _Log(keras.callbacks.Callback):
     def __init__(self, path: str, first_epoch: int):
         super().__init__()
         self._path = path
-        self.rows = [row for row in read_log(path) if row["epoch"] < first_epoch]
+        self.rows = [row for row in finished.read_log(path) if row["epoch"] < first_epoch]
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         step = steps_done(self.model)
@@ -162,20 +139,12 @@ def has_converged(
     return num_waited >= patience_intervals
 
 
-def read_log(path: str) -> list[dict[str, float]]:
-    """The rows of a run's `log.csv`, one for each checkpoint interval; none without a file."""
-    if not os.path.exists(path):
-        return []
-    with open(path, newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
 def _open_run(output: str, config: dict, overwrite: bool) -> None:
     """Makes the run's folder, or takes up one that was begun with the same configuration."""
-    begun = _begun(output)
+    begun = finished.begun_config(output)
     if begun and overwrite:
         resumption.clear(output)
-    elif os.path.exists(os.path.join(output, ENCODER_INFO_NAME)):
+    elif os.path.exists(os.path.join(output, finished.ENCODER_INFO_NAME)):
         raise TrainingError(f"{output} is a finished run; pass --overwrite to train it anew.")
     elif begun:
         different = sorted(key for key in config if begun.get(key) != config[key])
@@ -187,18 +156,7 @@ def _open_run(output: str, config: dict, overwrite: bool) -> None:
     elif os.path.isfile(output) or (os.path.isdir(output) and os.listdir(output)):
         raise TrainingError(f"{output} exists and is no training run; name another output.")
     os.makedirs(output, exist_ok=True)
-    resumption.write_json(os.path.join(output, _CONFIG_NAME), config)
-
-
-def _begun(output: str) -> dict:
-    """The configuration of the run in a folder; empty where there is none of ours."""
-    try:
-        with open(os.path.join(output, _CONFIG_NAME)) as file:
-            config = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    # Others name files config.json too, and --overwrite must not take theirs for a run.
-    return config if isinstance(config, dict) and "steps_per_checkpoint" in config else {}
+    resumption.write_json(os.path.join(output, finished.CONFIG_NAME), config)
 
 
 def resumed_config(output: str, *, overwrite: bool) -> dict:
@@ -208,7 +166,7 @@ def resumed_config(output: str, *, overwrite: bool) -> dict:
     """
     folder = os.path.join(output, _CHECKPOINTS)
     has_checkpoint = os.path.isdir(folder) and bool(Checkpoints(folder).steps())
-    return _begun(output) if has_checkpoint and not overwrite else {}
+    return finished.begun_config(output) if has_checkpoint and not overwrite else {}
 
 
 def require_valid(config: dict, num_examples: dict[str, int]) -> None:
@@ -239,6 +197,19 @@ def require_valid(config: dict, num_examples: dict[str, int]) -> None:
         raise ValueError(
             f"batch_size must be a multiple of the {num_replicas} devices, got {config['batch_size']}."
         )
+
+
+def build_audio_encoder(config: dict, mel_params: mel.MelParams) -> keras.Model:
+    """f for the windows of a front end, as the settings say; embeddings have length 1 unless they say no."""
+    return networks.build_encoder(
+        config["encoder"],
+        input_shape=mel_params.window_shape,
+        num_bands=mel_params.num_bands,
+        num_channels=mel_params.num_channels,
+        embedding_dim=config["embedding_dim"],
+        unit_norm=config.get("unit_norm", True),
+        dtype_policy=PRECISIONS[config["precision"]],
+    )
 
 
 def compile_model(model: keras.Model, config: dict) -> None:
@@ -307,7 +278,7 @@ def _fit(
     num_whole, rest = divmod(num_steps, interval)
     epoch = math.ceil(first_step / interval)
     progress = _Progress(first_step, num_steps)
-    log = _Log(os.path.join(output, LOG_NAME), epoch)
+    log = _Log(os.path.join(output, finished.LOG_NAME), epoch)
     stop = _Stop(log, config["patience_intervals"])
     callbacks = [
         *measures,
@@ -331,81 +302,3 @@ def _fit(
             epoch = end
     finally:
         progress.close()
-
-
-def save_model(model: keras.Model, path: str) -> None:
-    """Saves a model as a file that is there as a whole or not at all."""
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, "tmp-" + name)
-    model.save(temporary)
-    os.replace(temporary, path)
-
-
-def save_encoder(encoder: keras.Model, mel_params: mel.MelParams, output: str, config: dict) -> None:
-    """Writes `encoder.keras`, and then `encoder.json`, which marks the run as finished."""
-    path = os.path.join(output, ENCODER_NAME)
-    save_model(encoder, path)
-    info = {"mel_params": mel_params.to_dict(), "config": config}
-    resumption.write_json(os.path.join(output, ENCODER_INFO_NAME), info)
-
-
-def load_encoder(run: str) -> tuple[keras.Model, mel.MelParams]:
-    """The encoder of a finished run, and the front end that it was trained with.
-
-    Raises:
-      TrainingError: no such run, or one that is not finished.
-    """
-    mel_params, _ = read_finished(run)
-    return read_model(os.path.join(run, ENCODER_NAME)), mel_params
-
-
-def read_model(path: str) -> keras.Model:
-    """A model that `save_model` has saved. Raises: TrainingError for one that cannot be read."""
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrainingError(
-            f"{path} cannot be read ({reason}); it is damaged, or of another version of Keras: copy it "
-            "again, or train the run again."
-        ) from error
-
-
-def read_finished(run: str) -> tuple[mel.MelParams, dict]:
-    """The front end and the settings of a finished run; raises as `load_encoder`.
-
-    Raises:
-      TrainingError: see `load_encoder`; or `encoder.json` is damaged, or of another version of tfsound.
-    """
-    info_path = os.path.join(run, ENCODER_INFO_NAME)
-    if not os.path.exists(info_path):
-        if _begun(run):
-            state = "was not finished; train it to its end"
-        else:
-            state = "is no training run" if os.path.exists(run) else "does not exist"
-        raise TrainingError(f"{run} holds no trained encoder ({ENCODER_INFO_NAME}): it {state}.")
-    try:
-        with open(info_path) as file:
-            info = json.load(file)
-        mel_params, config = mel.MelParams.from_dict(info["mel_params"]), dict(info["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        # What mel parameters say first; the remedy after it is that of examples.
-        reason = f"{type(error).__name__}: {error}".split(";")[0]
-        raise TrainingError(
-            f"{info_path} is damaged, or of another version of tfsound ({reason}); train the run again with "
-            "this one, or use the one that trained it."
-        ) from error
-    return mel_params, config
-
-
-def finished_config(run: str) -> dict:
-    """The settings of a finished run; raises as `load_encoder`."""
-    return read_finished(run)[1]
-
-
-def finished_run(run: str) -> TrainingRun:
-    """What a finished run says; raises as `load_encoder`."""
-    _, config = read_finished(run)
-    final = read_log(os.path.join(run, LOG_NAME))[-1]
-    num_steps = int(final["step"])
-    return TrainingRun(run, num_steps, final, converged=num_steps < config["num_steps"])

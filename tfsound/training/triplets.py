@@ -4,7 +4,7 @@ import math
 import sys
 
 from tfsound import examples, mel, models, networks
-from tfsound.training import runs
+from tfsound.training import finished, runs
 
 # The constraints that the paper trains without mining where each is alone (section 4.2).
 _UNMINED_ALONE = {"noise", "translation", "mixing"}
@@ -61,7 +61,7 @@ def train(
     patience_intervals: int = 0,
     seed: int = 0,
     overwrite: bool = False,
-) -> runs.TrainingRun:
+) -> finished.TrainingRun:
     """Trains an encoder on triplets, on all devices of this machine; resumes a run that was cut off.
 
     The paper trains ResNet-50 with Adam at a constant 1e-4 where it mines, and at 1e-6 where it does not
@@ -119,8 +119,8 @@ def train(
         lambda: _require_undamaged(config["triplets"]),
         config, output, overwrite=overwrite,
     )  # fmt: skip
-    runs.save_encoder(model.audio_encoder, mel_params, output, config)
-    return runs.finished_run(output)
+    finished.save_encoder(model.audio_encoder, mel_params, output, config)
+    return finished.finished_run(output)
 
 
 def _require_valid(config: dict) -> None:
@@ -139,14 +139,7 @@ def _require_undamaged(directories: list[str]) -> None:
 
 
 def _compiled_model(config: dict, mel_params: mel.MelParams) -> models.TripletModel:
-    audio_encoder = networks.build_encoder(
-        config["encoder"],
-        input_shape=mel_params.window_shape,
-        num_bands=mel_params.num_bands,
-        num_channels=mel_params.num_channels,
-        embedding_dim=config["embedding_dim"],
-        dtype_policy=runs.PRECISIONS[config["precision"]],
-    )
+    audio_encoder = runs.build_audio_encoder(config, mel_params)
     model = models.TripletModel(audio_encoder, margin=config["margin"], semi_hard=config["mining"] == "on")
     model.build((None, *mel_params.window_shape))
     runs.compile_model(model, config)
