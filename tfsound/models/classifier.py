@@ -5,11 +5,11 @@ import tensorflow as tf
 from keras import layers
 
 from tfsound import losses
-from tfsound.models.replicas import all_replicas, per_replica
+from tfsound.models.replicas import GlobalBatchModel, all_replicas
 
 
 @keras.saving.register_keras_serializable("tfsound")
-class ClassifierModel(keras.Model):
+class ClassifierModel(GlobalBatchModel):
     """Learns to tell classes of windows by one layer on the embedding, p_class, and by the encoder below it.
 
     Args:
@@ -59,11 +59,6 @@ class ClassifierModel(keras.Model):
         encoder = {"audio_encoder": keras.saving.serialize_keras_object(self.audio_encoder)}
         return encoder | {name: getattr(self, name) for name in names}
 
-    @classmethod
-    def from_config(cls, config: dict) -> "ClassifierModel":
-        encoder = keras.saving.deserialize_keras_object(config["audio_encoder"])
-        return cls(**(config | {"audio_encoder": encoder}))
-
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self._loss_mean]
@@ -85,9 +80,7 @@ class ClassifierModel(keras.Model):
         """One step down the gradient of the global batch's loss; returns the epoch's mean so far."""
         with tf.GradientTape() as tape:
             loss = self.batch_loss(batch, training=True)
-            share = per_replica(loss)
-        gradients = tape.gradient(share, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.descend(tape, loss)
         return self._updated_metrics(loss)
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -103,9 +96,6 @@ class ClassifierModel(keras.Model):
         return losses.classification_loss(
             logits, labels, known, multi_label=self.multi_label, num_known=tf.reduce_mean(counts)
         )
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Does nothing, for all networks are built. Keras would average a batch over replicas, bools too."""
 
     def _updated_metrics(self, loss: tf.Tensor) -> dict[str, tf.Tensor]:
         self._loss_mean.update_state(loss)

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tfsound import losses, networks
 from tfsound.models.replicas import (
+    GlobalBatchModel,
     all_replicas,
     first_global_row,
     mean_over_replicas,
-    per_replica,
     require_equal_batches,
 )
 
@@ -23,7 +23,7 @@ _PAIR_MEASURES, _CLUSTER_MEASURES = ("accuracy",), ("mean_entropy", "entropy_of_
 
 
 @keras.saving.register_keras_serializable("tfsound")
-class CoincidenceModel(keras.Model):
+class CoincidenceModel(GlobalBatchModel):
     """Learns encoders of sounds and images by telling coinciding pairs from others, and clusters of sounds.
 
     The loss of a step is `L_coin = (1 - audio_audio_weight) L_AV + audio_audio_weight L_AA`, or that of the
@@ -142,14 +142,6 @@ class CoincidenceModel(keras.Model):
         )  # fmt: skip
         return encoders | {name: getattr(self, name) for name in names}
 
-    @classmethod
-    def from_config(cls, config: dict) -> "CoincidenceModel":
-        encoders = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("audio_encoder", "image_encoder")
-        }
-        return cls(**(config | encoders))
-
     @property
     def parts(self) -> dict[str, keras.layers.Layer]:
         """The networks that the model consists of, by name."""
@@ -169,11 +161,8 @@ class CoincidenceModel(keras.Model):
         with tf.GradientTape() as tape:
             results = self.task_losses(batch, training=True)
             loss = self.joint_loss({task: values[0] for task, values in results.items()})
-            share = per_replica(loss)
         # A batch of one kind says nothing of the other's networks.
-        gradients = tape.gradient(share, self.trainable_variables)
-        pairs = zip(gradients, self.trainable_variables, strict=True)
-        self.optimizer.apply_gradients([pair for pair in pairs if pair[0] is not None])
+        self.descend(tape, loss, reaches_all=False)
         return self._updated_metrics(loss, results)
 
     def test_step(self, batch: dict[str, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
@@ -298,9 +287,6 @@ class CoincidenceModel(keras.Model):
         step = 0 if optimizer is None else tf.convert_to_tensor(optimizer.iterations)
         stream = 2 * self.seed + list(_OTHERS).index(task)
         return tf.stack([tf.constant(stream, tf.int64), tf.cast(step, tf.int64)])
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Does nothing, for all networks are built. Keras would average a batch over replicas."""
 
     def _updated_metrics(self, loss, results) -> dict[str, tf.Tensor]:
         self._loss_mean.update_state(loss)

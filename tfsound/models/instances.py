@@ -6,11 +6,16 @@ import keras
 import tensorflow as tf
 
 from tfsound import losses, memory_bank
-from tfsound.models.replicas import all_replicas, first_global_row, per_replica, require_equal_batches
+from tfsound.models.replicas import (
+    GlobalBatchModel,
+    all_replicas,
+    first_global_row,
+    require_equal_batches,
+)
 
 
 @keras.saving.register_keras_serializable("tfsound")
-class InstanceDiscriminationModel(keras.Model):
+class InstanceDiscriminationModel(GlobalBatchModel):
     """Learns an encoder by telling instances apart: the embedding of a clip is to find its row of a bank.
 
     The bank takes the embeddings of a step after the step. A test step leaves it as it is.
@@ -84,11 +89,6 @@ class InstanceDiscriminationModel(keras.Model):
             "momentum": self.memory_bank.momentum,
         } | {name: getattr(self, name) for name in names}
 
-    @classmethod
-    def from_config(cls, config: dict) -> "InstanceDiscriminationModel":
-        encoder = keras.saving.deserialize_keras_object(config["audio_encoder"])
-        return cls(**(config | {"audio_encoder": encoder}))
-
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self._loss_mean]
@@ -104,9 +104,7 @@ class InstanceDiscriminationModel(keras.Model):
         with tf.GradientTape() as tape:
             embeddings = self(batch["log_mel"], training=True)
             loss, log_partition = self.batch_loss(ids, embeddings)
-            share = per_replica(loss)
-        gradients = tape.gradient(share, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.descend(tape, loss)
         self.memory_bank.update(all_replicas(ids), all_replicas(embeddings))
         if self.num_negatives:
             self.log_partition.assign(log_partition)
@@ -159,9 +157,6 @@ class InstanceDiscriminationModel(keras.Model):
             all_replicas(negative_logits), self.memory_bank.num_instances
         )
         return tf.where(tf.math.is_nan(self.log_partition), estimate, self.log_partition)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Does nothing, for all networks are built. Keras would average a batch over replicas, ids too."""
 
     def _updated_metrics(self, loss: tf.Tensor, log_partition: tf.Tensor | None) -> dict[str, tf.Tensor]:
         self._loss_mean.update_state(loss)

@@ -1,6 +1,40 @@
 """What a replica shares with the others; everything is as it was where there is only one."""
 
+import keras
 import tensorflow as tf
+
+
+class GlobalBatchModel(keras.Model):
+    """A model of built networks whose loss is the mean over the global batch: what all objectives share."""
+
+    @classmethod
+    def from_config(cls, config: dict) -> "GlobalBatchModel":
+        """The model of a configuration whose encoders are serialised."""
+        encoders = {
+            name: keras.saving.deserialize_keras_object(value)
+            for name, value in config.items()
+            if name.endswith("_encoder")
+        }
+        return cls(**(config | encoders))
+
+    def descend(self, tape: tf.GradientTape, loss: tf.Tensor, *, reaches_all: bool = True) -> None:
+        """One step of the optimizer down the gradient of the global batch's loss.
+
+        Args:
+          tape: that has recorded `loss`.
+          loss: the mean over this replica's rows, (); its mean over replicas is the global batch's.
+          reaches_all: every variable has a gradient; else those that have none stay as they are.
+        """
+        # The optimizer sums the gradients of all replicas.
+        share = per_replica(tf.ones_like(loss))
+        gradients = tape.gradient(loss, self.trainable_variables, output_gradients=share)
+        pairs = zip(gradients, self.trainable_variables, strict=True)
+        self.optimizer.apply_gradients(
+            [(gradient, variable) for gradient, variable in pairs if reaches_all or gradient is not None]
+        )
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Does nothing, for all networks are built. Keras would average a batch over replicas, ids too."""
 
 
 def all_replicas(tensor: tf.Tensor) -> tf.Tensor:

@@ -6,11 +6,11 @@ import keras
 import tensorflow as tf
 
 from tfsound import losses
-from tfsound.models.replicas import all_replicas, per_replica
+from tfsound.models.replicas import GlobalBatchModel, all_replicas
 
 
 @keras.saving.register_keras_serializable("tfsound")
-class TripletModel(keras.Model):
+class TripletModel(GlobalBatchModel):
     """Learns an encoder from triplets.
 
     Args:
@@ -51,11 +51,6 @@ class TripletModel(keras.Model):
             "semi_hard": self.semi_hard,
         }
 
-    @classmethod
-    def from_config(cls, config: dict) -> "TripletModel":
-        encoder = keras.saving.deserialize_keras_object(config["audio_encoder"])
-        return cls(**(config | {"audio_encoder": encoder}))
-
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self._loss_mean, self._positive_distance, self._negative_distance]
@@ -69,9 +64,7 @@ class TripletModel(keras.Model):
         with tf.GradientTape() as tape:
             anchor, positive, negative = self.embed_triplets(batch, training=True)
             loss = self.batch_loss(batch, anchor, positive, negative)
-            share = per_replica(loss)
-        gradients = tape.gradient(share, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.descend(tape, loss)
         return self._updated_metrics(loss, anchor, positive, negative)
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -111,9 +104,6 @@ class TripletModel(keras.Model):
             labels = all_replicas(tf.pad(labels, [[0, 0], [0, 1]], constant_values=-1))
         recordings = batch["anchor_recording"], all_replicas(batch["negative_recording"])
         return losses.allowed_negatives(*recordings, batch.get("anchor_label"), labels)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Does nothing, for the encoder is built. Keras would average a batch over replicas, bools too."""
 
     def _updated_metrics(self, loss, anchor, positive, negative) -> dict[str, tf.Tensor]:
         self._loss_mean.update_state(loss)
