@@ -45,6 +45,13 @@ def test_a_window_goes_with_the_frame_that_is_nearest_to_its_centre():
     assert found.window_recordings == ("recording-0",) * 3
 
 
+def test_a_window_without_a_frame_near_it_has_no_partner():
+    clip = make_clip(0, frame_seconds=[0.14])  # centres at 0.04, 0.12 and 0.20
+    assert len(material_of([clip], max_time_gap_seconds=0.07).log_mel) == 2
+    with pytest.raises(evaluation.EvaluationError, match=r"none of 1 clips has frames within 0.01 s"):
+        material_of([clip], max_time_gap_seconds=0.01)
+
+
 def test_times_are_those_of_the_recording():
     """A clip that begins late: its frames' times count from the start of the recording, too."""
     clip = make_clip(8, frame_seconds=[2.04, 2.2])
@@ -201,7 +208,9 @@ def test_clips_without_frames_are_counted(labelled):
     found = evaluation.cross_modal_retrieval(labelled + alone, by_identity(labelled), tiny.PARAMS)
     assert (found.num_clips, found.num_clips_without_frames) == (17, 5)
     assert str(found).startswith("Retrieval across modalities, 17 clips (5 of them without frames)")
-    with pytest.raises(evaluation.EvaluationError, match="none of 5 clips has frames; make"):
+    with pytest.raises(
+        evaluation.EvaluationError, match=r"none of 5 clips .* within 10 s .*, 5 have none at all; make"
+    ):
         material_of(alone)
     with pytest.raises(evaluation.EvaluationError, match="none of 0 clips has frames"):
         material_of([])

@@ -135,6 +135,7 @@ def read_margin(run):
         ({"dataset": "mine"}, "dataset must be one of .*csv.*, got 'mine'"),
         ({"folds": ("7",)}, "folds must be among 1, 2, 3, got 7"),
         ({"table": "4"}, r"table must be one of \['1', '2', '3'\], got '4'"),
+        ({"rows": ("e",)}, "rows are letters of coincidence-2020, of .*, got .'e'."),
         ({"margin": -0.1}, "margin must be at least 0 and finite, got -0.1"),
         ({"margin": float("nan")}, "margin must be at least 0 and finite, got nan"),
     ],

@@ -2,7 +2,7 @@
 
 Beyond the paper. Two protocols, each in both directions:
     pairs: each context window is the partner of the frame of its clip that is shown nearest to the window's
-        centre; how far up is the partner ranked among the partners of all windows?
+        centre, if that is near enough; how far up is the partner ranked among the partners of all windows?
     classes: is the picture of the right class the best among one of each class, drawn from other recordings
         than the sound's? For clips of one label each.
 """
@@ -48,7 +48,12 @@ class WindowsAndFrames:
 
 
 def windows_and_frames(
-    clips: Iterable[examples.Clip], mel_params: mel.MelParams, *, num_windows: int = 1000, seed: int = 0
+    clips: Iterable[examples.Clip],
+    mel_params: mel.MelParams,
+    *,
+    num_windows: int = 1000,
+    max_time_gap_seconds: float = 10.0,
+    seed: int = 0,
 ) -> WindowsAndFrames:
     """Draws windows of clips that have frames, and pairs each with the nearest frame of its clip.
 
@@ -57,9 +62,10 @@ def windows_and_frames(
 
     Args:
       num_windows: how many to draw; all where there are fewer.
+      max_time_gap_seconds: a window that has no frame so near to its centre has no partner, and is not drawn.
 
     Raises:
-      EvaluationError: no clip has both a window and a frame; DatasetError: one is shorter than a window.
+      EvaluationError: no clip has a window with a frame; DatasetError: one is shorter than a window.
     """
     if num_windows < 1:
         raise ValueError(f"num_windows must be at least 1, got {num_windows}.")
@@ -71,16 +77,17 @@ def windows_and_frames(
             num_without += 1
             continue
         log_mel = examples.clip_windows(clip, mel_params)
-        for number, frame in enumerate(_nearest_frames(clip, len(log_mel), mel_params).tolist()):
+        frames, gaps = _nearest_frames(clip, len(log_mel), mel_params)
+        for number in np.flatnonzero(gaps <= max_time_gap_seconds).tolist():
             # Negated, so that the heap gives up the highest first; the rest tells apart what a hash does not.
             key = (-sampling.stable_hash(seed, clip.clip_id, number), clip.clip_id, number, num_clips)
             if len(drawn) < num_windows or key > drawn[0][0]:
-                entry = (key, log_mel[number].copy(), clip.frame_jpegs[frame], _identity(clip))
+                entry = (key, log_mel[number].copy(), clip.frame_jpegs[frames[number]], _identity(clip))
                 (heapq.heappush if len(drawn) < num_windows else heapq.heapreplace)(drawn, entry)
     if not drawn:
         raise EvaluationError(
-            f"none of {num_clips} clips has frames; make the clip examples from videos, with "
-            "--frames-per-second 1."
+            f"none of {num_clips} clips has frames within {max_time_gap_seconds:g} s of its windows, "
+            f"{num_without} have none at all; make the clip examples from videos, with --frames-per-second 1."
         )
     drawn.sort(key=lambda entry: entry[0][1:])
     # Each picture of a clip once, though several windows may be its partners, and a still one of all.
@@ -103,10 +110,13 @@ def _identity(clip: examples.Clip) -> tuple[str, tuple[str, ...]]:
     return clip.recording_id, clip.labels
 
 
-def _nearest_frames(clip: examples.Clip, num_windows: int, mel_params: mel.MelParams) -> np.ndarray:
-    """The frame shown nearest to the centre of each window: int64, (windows,)."""
+def _nearest_frames(
+    clip: examples.Clip, num_windows: int, mel_params: mel.MelParams
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frame shown nearest to the centre of each window, and how far it is, in s: both (windows,)."""
     centres = clip.start_seconds + (np.arange(num_windows) + 0.5) * mel_params.context_seconds
-    return np.abs(centres[:, None] - np.array(clip.frame_seconds)).argmin(axis=1)
+    gaps = np.abs(centres[:, None] - np.array(clip.frame_seconds))
+    return gaps.argmin(axis=1), gaps.min(axis=1)
 
 
 def score_matrix(material: WindowsAndFrames, score: PairScore, *, block_size: int = 512) -> np.ndarray:
@@ -194,6 +204,7 @@ def cross_modal_retrieval(
     mel_params: mel.MelParams,
     *,
     num_windows: int = 1000,
+    max_time_gap_seconds: float = 10.0,
     num_draws: int = 10,
     seed: int = 0,
 ) -> CrossModalRetrieval:
@@ -203,13 +214,16 @@ def cross_modal_retrieval(
       clips: those to score, such as the clips of one fold; those without frames are counted.
       score: of pairs, such as `CoincidenceModel.pair_logits`.
       num_windows: how many windows to draw, whose partners are the candidates.
+      max_time_gap_seconds: how far a frame may be from a window's centre to belong to it.
       num_draws: how often one candidate of each class is drawn.
       seed: of the draws.
 
     Raises:
       EvaluationError: see `windows_and_frames` and `score_matrix`.
     """
-    material = windows_and_frames(clips, mel_params, num_windows=num_windows, seed=seed)
+    material = windows_and_frames(
+        clips, mel_params, num_windows=num_windows, max_time_gap_seconds=max_time_gap_seconds, seed=seed
+    )
     scores = score_matrix(material, score)
     frames = np.arange(len(material.jpegs))
     by_class = _by_class(material, scores, num_draws, seed)

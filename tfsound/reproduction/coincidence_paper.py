@@ -29,6 +29,10 @@ class Row:
     is_clustered: bool = False
 
     @property
+    def letter(self) -> str:
+        return self.name[0]
+
+    @property
     def needs_images(self) -> bool:
         return self.coincidence is not None and AUDIO_IMAGE in self.coincidence.modalities
 
@@ -73,6 +77,7 @@ TABLE_1 = (
     Row("j. AA+AV coincidence", (0.677, 0.282), coincidence=_JOINT),
     Row("k. AA+AV coincidence + cluster", (0.705, 0.285), coincidence=_JOINT, is_clustered=True),
 )  # fmt: skip
+LETTERS = frozenset(row.letter for row in TABLE_1)
 
 
 @dataclasses.dataclass(frozen=True)

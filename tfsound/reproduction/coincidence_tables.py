@@ -18,18 +18,29 @@ _NUMBER = "1"
 
 
 class CoincidenceTables:
-    """Table 1, of which data without pictures has the rows of sound alone, and those of labels, 2 and 3."""
+    """Table 1, of which data without pictures has the rows of sound alone, and those of labels, 2 and 3.
+
+    Args:
+      letters: the rows of table 1 beside topline and baseline; none for all.
+    """
 
     title = coincidence_paper.TITLE
     numbers = (_NUMBER, *LabelTables.numbers)
 
-    def __init__(self, encoders: Encoders, measures: Measures, scale: Scale, seed: int):
+    def __init__(
+        self, encoders: Encoders, measures: Measures, scale: Scale, seed: int, letters: tuple[str, ...] = ()
+    ):
         self._encoders = encoders
         self._measures = measures
         self._scale = scale
         self._labelling = Labelling(encoders, measures, scale, seed)
         self._label_tables = LabelTables(self._labelling, scale)
-        self._rows = tuple(row for row in TABLE_1 if measures.has_images or not row.needs_images)
+        self._rows = tuple(
+            row
+            for row in TABLE_1
+            if (measures.has_images or not row.needs_images)
+            and (not letters or row.letter in letters or row in (TOPLINE, BASELINE))
+        )
 
     def units(self, folds: tuple[str, ...]) -> Iterator[Unit]:
         """Fold by fold, so that what an early end leaves is whole folds."""

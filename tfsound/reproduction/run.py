@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 from tfsound import datasets, examples, mel, networks, resumption
 from tfsound.beam.examples import make_examples
-from tfsound.reproduction import dls_paper, report, units
+from tfsound.reproduction import coincidence_paper, dls_paper, report, units
 from tfsound.reproduction.coincidence_tables import CoincidenceTables
 from tfsound.reproduction.dls_tables import DlsTables, Source
 from tfsound.reproduction.encoders import MARGIN, Encoders
 from tfsound.reproduction.folds import held_out_folds, thin_training_folds
 from tfsound.reproduction.measures import Measures
 from tfsound.reproduction.pretraining import Pretraining
-from tfsound.reproduction.scales import DLS_SCALES, SCALES, DlsScale, Scale
+from tfsound.reproduction.scales import DLS_SCALES, SCALES, DlsScale
 from tfsound.reproduction.triplet_papers import PAPERS as TRIPLET_PAPERS
 from tfsound.reproduction.triplet_tables import TripletTables
 
@@ -44,6 +44,7 @@ def reproduce(
     imagenet_weights: str = "",
     scale: str = "small",
     table: str = "",
+    rows: tuple[str, ...] = (),
     folds: tuple[str, ...] = (),
     class_prior: str = datasets.NATURAL,
     num_recordings: int = 200,
@@ -76,6 +77,8 @@ def reproduce(
         start from beside the others.
       scale: `tiny`, `small` or `paper`.
       table: the number of one table; by default all. Of `dls-2021`: 1; `knn` for section 4; 4 for figure 4.
+      rows: of `coincidence-2020`, table 1: the letters of the rows to fill in beside topline and baseline; by
+        default all.
       folds: the folds to hold out; by default as many as the scale says. A data set without folds holds out
         its evaluation split.
       class_prior: how often classes are to be learnt from: `natural`, or a `longtail`; test folds stay as
@@ -89,7 +92,7 @@ def reproduce(
       The tables that are finished.
 
     Raises:
-      ValueError: an unknown paper, scale, table, fold or prior, a margin that is none; ManifestError,
+      ValueError: an unknown paper, scale, table, row, fold or prior, a margin that is none; ManifestError,
       JobError, TrainingError, EvaluationError: see the jobs it runs.
     """
     if scale not in SCALES:
@@ -98,6 +101,10 @@ def reproduce(
         raise ValueError(f"class_prior must be one of {sorted(datasets.CLASS_PRIORS)}, got {class_prior!r}.")
     if table not in ("", *_table_numbers(paper)):
         raise ValueError(f"table must be one of {list(_table_numbers(paper))}, got {table!r}.")
+    if rows and (paper != _COINCIDENCE or not set(rows) <= coincidence_paper.LETTERS):
+        raise ValueError(
+            f"rows are letters of {_COINCIDENCE}, of {sorted(coincidence_paper.LETTERS)}, got {list(rows)}."
+        )
     if not 0 <= margin < math.inf:
         raise ValueError(f"margin must be at least 0 and finite, got {margin}.")
     settings = {
@@ -114,18 +121,18 @@ def reproduce(
         if paper == dls_paper.NAME:
             tables, parts = _dls_parts(settings, roots, folds, output)
         else:
-            tables, parts = _parts(settings, folds, output)
+            tables, parts = _parts(settings, rows, folds, output)
         units.work_off([unit for unit in parts if table in ("", unit.table)], output)
         results = units.read_results(parts, output)
         text = report.write(
             tables.title, tables.tables(results), tables.pictures(results), output,
-            settings | {"folds": folds, "table": table}, [_describe(results, parts)],
+            settings | {"folds": folds, "table": table, "rows": rows}, [_describe(results, parts)],
         )  # fmt: skip
         return Reproduction(text, output)
 
 
 def _parts(
-    settings: dict, folds: tuple[str, ...], output: str
+    settings: dict, only: tuple[str, ...], folds: tuple[str, ...], output: str
 ) -> tuple[TripletTables | CoincidenceTables, list[units.Unit]]:
     """The tables of a paper on one data set, whose examples it makes, and all figures that they want."""
     paper, scale, seed = settings["paper"], SCALES[settings["scale"]], settings["seed"]
@@ -140,7 +147,11 @@ def _parts(
     measures = Measures(clips, output, scale, seed)
     for fold in held_out:
         measures.require_scorable(fold)
-    tables = _tables(paper, Encoders(clips, output, scale, seed, settings["margin"]), measures, scale, seed)
+    encoders = Encoders(clips, output, scale, seed, settings["margin"])
+    if paper == _COINCIDENCE:
+        tables = CoincidenceTables(encoders, measures, scale, seed, only)
+    else:
+        tables = TripletTables(TRIPLET_PAPERS[paper], encoders, measures, scale)
     return tables, list(tables.units(held_out))
 
 
@@ -218,14 +229,6 @@ def _table_numbers(paper: str) -> tuple[str, ...]:
         raise ValueError(f"paper must be one of {sorted(PAPERS)}, got {paper!r}.")
     numbers = {_COINCIDENCE: CoincidenceTables.numbers, dls_paper.NAME: DlsTables.numbers}
     return numbers[paper] if paper in numbers else TRIPLET_PAPERS[paper].numbers
-
-
-def _tables(
-    paper: str, encoders: Encoders, measures: Measures, scale: Scale, seed: int
-) -> TripletTables | CoincidenceTables:
-    if paper == _COINCIDENCE:
-        return CoincidenceTables(encoders, measures, scale, seed)
-    return TripletTables(TRIPLET_PAPERS[paper], encoders, measures, scale)
 
 
 def _rows(root: str, folder: str, dataset: str, settings: dict) -> list[datasets.ManifestRow]:
