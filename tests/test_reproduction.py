@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from tfsound import datasets, evaluation, networks, reproduction
-from tfsound.reproduction import encoders, scales, triplet_papers
+from tfsound.reproduction import encoders, scales, triplet_papers, units
 
 FEW = evaluation.TrainingOptions(max_epochs=2, patience=1)
 
@@ -117,8 +117,12 @@ def test_what_is_finished_is_kept(reproduced, data, capsys):
     assert not (output / "windows").exists()
 
 
-def test_the_margin_is_the_papers_or_as_asked_for(reproduced, data, tmp_path):
+def test_the_margin_is_the_papers_or_as_asked_for(reproduced, data, tmp_path, monkeypatch):
     assert {read_margin(path) for path in reproduced[0].glob("encoders/*/*/run")} == {0.1}
+    # One figure of table 3 alone, which needs the joint encoder.
+    monkeypatch.setattr(
+        units, "work_off", lambda parts, _: next(part for part in parts if "Joint" in part.key).compute()
+    )
     reproduce(data, tmp_path / "out", folds=("2",), table="3", margin=0.5)
     (run,) = (tmp_path / "out").glob("encoders/*/*/run")
     assert read_margin(run) == 0.5
