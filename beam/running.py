@@ -7,17 +7,22 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
+import grpc
+import tensorflow as tf
 from apache_beam.options import pipeline_options
 from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
-from apache_beam.utils import interactive_utils
+from apache_beam.utils import interactive_utils, thread_pool_executor
 
+from tfsound.beam import engines
 from tfsound.beam.output import JobError
 
 # Named in full: `DirectRunner` first tries to download another runner's binary.
@@ -32,6 +37,9 @@ _WORKER_SCRIPT = (
 _WORKER_COMMAND = (
     f'exec env CUDA_VISIBLE_DEVICES=-1 {shlex.quote(sys.executable)} -c "{_WORKER_SCRIPT}" 2>/dev/null'
 )
+# They say at each job which program was started and stopped; Prism's tells every step.
+for _server_log in ("apache_beam.utils.subprocess_server", "PrismJobServer"):
+    logging.getLogger(_server_log).disabled = True
 # How long an interrupted job waits for its workers to notice; they look every half second.
 _STOP_SECONDS = 10
 _OUR_ERRORS = ("DatasetError", "JobError", "ManifestError", "MediaError", "ModelError", "ValueError")
@@ -55,6 +63,9 @@ class _WorkerProcess(worker_handlers.SubprocessSdkWorkerHandler):
             future.set(beam_fn_api_pb2.InstructionResponse(error=error))
 
 
+# Every second a thread of Beam's local workers sends what is written so far, be it half an element, and drops
+# what is written meanwhile: jobs failed, or lost records, on a machine busy enough. Without, size decides.
+worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
 worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)(_WorkerProcess)
 
 
@@ -70,7 +81,8 @@ def beam_options(
       beam_flags: further flags of Beam or of the runner, such as `--project=...`.
 
     Raises:
-      ValueError: a mode or flag that is not known, or a negative number of workers.
+      ValueError: a runner, mode or flag that is not known, or a negative number of workers; JobError: a part
+      of the runner is missing.
     """
     if worker_mode not in _WORKER_MODES:
         raise ValueError(f"worker_mode must be one of {sorted(_WORKER_MODES)}, got {worker_mode!r}.")
@@ -89,6 +101,7 @@ def beam_options(
     else:
         standard.runner = runner
         options.view_as(pipeline_options.SetupOptions).save_main_session = False
+        engines.require_parts(options)
     return options
 
 
@@ -122,19 +135,64 @@ def run_pipeline(
     pipeline = beam.Pipeline(options=options)
     with _outside_ipython():
         build(pipeline)
+    is_local = options.view_as(pipeline_options.StandardOptions).runner == _LOCAL_RUNNER
+    started = outcome = None
     with _beam_silenced():
-        # In a thread of its own, because a runner that is interrupted waits for its workers to finish.
-        outcome = _in_thread(lambda: pipeline.run().wait_until_finish())
         try:
+            if is_local:
+                # In a thread of its own, because this runner, interrupted, waits for its workers to finish.
+                outcome = _in_thread(lambda: pipeline.run().wait_until_finish())
+            else:
+                with _interrupts_kept():
+                    started = pipeline.run()
+                outcome = _in_thread(started.wait_until_finish)
             state = outcome.result()
         except KeyboardInterrupt:
             cancel()
-            concurrent.futures.wait([outcome], _STOP_SECONDS)
+            if started:
+                _cancel_on_engine(started)
+            if outcome:
+                concurrent.futures.wait([outcome], _STOP_SECONDS)
+            if started:
+                _wait_for_worker_threads()
             raise
         except Exception as error:
+            if started:
+                with contextlib.suppress(tf.errors.OpError, OSError):  # that would hide the error
+                    cancel()
+                _wait_for_worker_threads()
             raise JobError(_cause(error)) from error
     if state is not None and str(state) not in ("DONE", "PipelineState.DONE"):
         raise JobError(f"the runner ended the job in state {state}; see its log.")
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Job servers that Beam starts take Ctrl-C for themselves: they end, and no job is cancelled there."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _wait_for_worker_threads() -> None:
+    """Waits until workers that are threads of this process have noticed that the job is at its end.
+
+    An engine that is gone tells them nothing, and a process that ends while one computes is aborted.
+    """
+    pool = thread_pool_executor.shared_unbounded_instance()
+    deadline = time.monotonic() + _STOP_SECONDS
+    while any(worker._work_item for worker in list(pool._workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _cancel_on_engine(started: beam.runners.runner.PipelineResult) -> None:
+    """An engine would take workers that stop for workers that failed, and start the job again."""
+    # Ctrl-C in a terminal ends a job server of this process, too; not every runner can cancel.
+    with contextlib.suppress(grpc.RpcError, NotImplementedError):
+        started.cancel()
 
 
 @contextlib.contextmanager
@@ -165,18 +223,33 @@ def _in_thread(function: Callable) -> concurrent.futures.Future:
 @contextlib.contextmanager
 def _beam_silenced() -> Iterator[None]:
     """Beam logs and prints the traceback of a worker's error several times over; `_cause` says it once."""
-    logger = logging.getLogger("apache_beam")
+    logger, root = logging.getLogger("apache_beam"), logging.getLogger()
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
+    # Where there is no handler, logging makes one that writes to today's stderr, and keeps it.
+    handler = logging.NullHandler()
+    root.addHandler(handler)
+    root.addFilter(_nothing)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
+        root.removeFilter(_nothing)
+        root.removeHandler(handler)
         logger.setLevel(level)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    """A filter of what Beam logs by no logger of its own."""
+    return False
 
 
 def _cause(error: BaseException) -> str:
     """The message of the error that a worker raised, out of the text that a runner makes of it."""
+    if isinstance(error, grpc.RpcError):
+        return (
+            f"the engine's job server ended or cannot be reached any more ({error.details()}); see its log."
+        )
     # Beam makes an error of a type that it cannot make anew a RuntimeError, whose text names the type.
     pattern = r"^(?:RuntimeError: )?(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)"
     found = re.findall(pattern, str(error), re.MULTILINE)

@@ -74,6 +74,34 @@ def test_a_pipeline_runs(tmp_path, options):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
+class SlowToWrite:
+    """Takes longer to be written than Beam's workers would wait before they send what is written so far."""
+
+    def __reduce__(self):
+        time.sleep(1.5)
+        return int, (3,)
+
+
+def test_workers_send_whole_elements_only(tmp_path):
+    def note(number_and_values):
+        number, values = number_and_values
+        (tmp_path / f"{number}-{list(values)}").touch()
+
+    running.run_pipeline(
+        lambda pipeline: (
+            pipeline
+            | beam.Create([1, 2])
+            | beam.Reshuffle()
+            | "Slow" >> beam.Map(lambda number: (number, SlowToWrite()))
+            | beam.GroupByKey()
+            | "Note" >> beam.Map(note)
+        ),
+        running.beam_options(**LOCAL),
+        cancel=lambda: None,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1-[3]", "2-[3]"]
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize(
     ("error", "message"),
