@@ -8,31 +8,60 @@ piece is taken to be as long as the others, and what is shown later, long after 
 import contextlib
 import functools
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
-from apache_beam.io.filesystems import FileSystems
 
 from tfsound import datasets, examples, media, mel
+from tfsound.beam import stores, worker_notes
+from tfsound.beam.output import JobError
+
+# Copied at a time from a store.
+_COPIED_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
 def local_copy(uri: str) -> Iterator[str]:
     """A local path to read `uri` from; what is not local is copied to a temporary file."""
-    if "://" not in uri:
+    if not stores.is_store(uri):
         yield uri
         return
     with tempfile.NamedTemporaryFile(suffix=os.path.splitext(uri)[1]) as file:
-        try:
-            with FileSystems.open(uri, compression_type="uncompressed") as source:
-                shutil.copyfileobj(source, file, 1 << 20)
-        except OSError as error:
-            raise media.MediaError(f"{uri} cannot be read ({error}); check that it exists.") from error
-        file.flush()
+        for data in _read_parts(uri):
+            try:
+                file.write(data)
+                file.flush()
+            except OSError as error:
+                raise JobError(
+                    f"{file.name}, the copy of {uri}, cannot be written ({error}); free some disk, or name a "
+                    "folder with more in TMPDIR."
+                ) from error
         yield file.name
+
+
+def _read_parts(uri: str) -> Iterator[bytes]:
+    """The bytes of a file of a store. Raises: MediaError where it is not there."""
+    try:
+        with stores.open_file(uri) as source:
+            while data := source.read(_COPIED_BYTES):
+                yield data
+    except OSError as error:
+        raise media.MediaError(f"{uri} cannot be read ({error}); check that it exists.") from error
+
+
+@contextlib.contextmanager
+def _held_to_account(uri: str) -> Iterator[None]:
+    """Within, memory is taken for one file: it is rejected where that fails, and the job goes on."""
+    with worker_notes.noted(uri):
+        try:
+            yield
+        except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+            raise media.MediaError(
+                f"{uri!r}: takes more memory than there is ({str(error) or 'none is left'}); expected sound "
+                "and pictures of ordinary size: leave it out, or run fewer workers."
+            ) from error
 
 
 def cut_on_windows(
@@ -106,7 +135,7 @@ class ClipWindows:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         params = self._mel_params
-        with local_copy(self._row.uri) as path:
+        with _held_to_account(self._row.uri), local_copy(self._row.uri) as path:
             blocks = media.audio_blocks(
                 path,
                 sample_rate=params.sample_rate,
@@ -148,6 +177,7 @@ def clip_examples(
     start = row.start_seconds or 0.0
     piece_seconds = windows_per_piece * mel_params.context_seconds
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_held_to_account(row.uri))
         path = stack.enter_context(local_copy(row.uri))
         blocks = media.audio_blocks(
             path,
@@ -227,7 +257,7 @@ class _StillPicture:
     """A still picture, repeated at a steady rate for as long as the sound lasts."""
 
     def __init__(self, uri: str, start: float, frames_per_second: float):
-        with local_copy(uri) as path:
+        with _held_to_account(uri), local_copy(uri) as path:
             self._jpeg = media.encode_jpeg(media.read_image(path))
         self._start, self._rate, self._num_done = start, frames_per_second, 0
 

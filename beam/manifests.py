@@ -11,6 +11,7 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
 from tfsound import datasets, sampling
+from tfsound.beam import stores
 from tfsound.beam.output import JobError
 
 # A shard is one task: few clips may be long ones, and are to keep all workers busy.
@@ -42,8 +43,9 @@ def find_manifests(pattern: str) -> list[str]:
 def open_manifest(path: str) -> Iterator[Iterator]:
     """The rows of a manifest on any Beam file system: see `datasets.iter_manifest`."""
     try:
-        folder = FileSystems.split(path)[0] if "://" in path else os.path.dirname(os.path.abspath(path))
-        file = FileSystems.open(path, compression_type="uncompressed")
+        is_store = stores.is_store(path)
+        folder = FileSystems.split(path)[0] if is_store else os.path.dirname(os.path.abspath(path))
+        file = stores.open_file(path)
     except (OSError, ValueError) as error:  # ValueError: no such file system
         raise datasets.ManifestError(f"{path}: cannot be read ({error}); check the path.") from error
     with file as binary:

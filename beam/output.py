@@ -22,6 +22,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 from tqdm import tqdm
+from tqdm.utils import ObjectWrapper
 
 from tfsound import examples
 
@@ -354,12 +355,27 @@ def command_line(job: str, *positional: str) -> str:
     return shlex.join(["tfsound", job, *positional])
 
 
+class _Unfailing(ObjectWrapper):
+    """Where a bar is shown. An error there (a log on a full disk, say) would leave tqdm's lock taken."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._wrapped.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wrapped.flush()
+
+
 @contextlib.contextmanager
 def progress_bar(pending: PendingOutput, *, description: str, total: int, unit: str) -> Iterator[None]:
     """Shows what all workers have done: count of `unit`, rate, time left, and the other counts."""
     done = threading.Event()
     interval = 10.0 if "://" in pending.path else 0.5
-    bar = tqdm(total=total, desc=description, unit=f" {unit}", mininterval=interval, dynamic_ncols=True)
+    bar = tqdm(
+        total=total, desc=description, unit=f" {unit}", mininterval=interval, dynamic_ncols=True,
+        file=_Unfailing(sys.stderr),
+    )  # fmt: skip
 
     def refresh():
         with contextlib.suppress(tf.errors.OpError):  # a file renamed, or a job discarded, as we look

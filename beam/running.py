@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.utils import interactive_utils, thread_pool_executor
 
-from tfsound.beam import engines
+from tfsound.beam import engines, worker_notes
 from tfsound.beam.output import JobError
 
 # Named in full: `DirectRunner` first tries to download another runner's binary.
@@ -49,7 +50,9 @@ class _WorkerProcess(worker_handlers.SubprocessSdkWorkerHandler):
     """A worker process whose death ends the job; Beam would wait for its answer for ever."""
 
     def __init__(self, command, *arguments):
-        super().__init__(_WORKER_COMMAND.encode(), *arguments)
+        self._notes = tempfile.TemporaryDirectory()
+        noting = f"export {worker_notes.FOLDER_VARIABLE}={shlex.quote(self._notes.name)}; "
+        super().__init__((noting + _WORKER_COMMAND).encode(), *arguments)
 
     def start_worker(self):
         super().start_worker()
@@ -57,9 +60,13 @@ class _WorkerProcess(worker_handlers.SubprocessSdkWorkerHandler):
 
     def _watch(self):
         self.worker_thread.join()
+        futures = list(self.control_conn._futures_by_id.values())
+        if not futures:
+            return
         error = "JobError: a worker process died (killed, perhaps, for want of memory); try fewer workers."
+        error += worker_notes.last_words(self._notes.name)
         # Not `abort`, which does not end the runner's wait for the data of the answer.
-        for future in list(self.control_conn._futures_by_id.values()):
+        for future in futures:
             future.set(beam_fn_api_pb2.InstructionResponse(error=error))
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfsound import examples, mel, sampling, windows
 from tfsound.beam import output as job_output
-from tfsound.beam import running
+from tfsound.beam import running, stores
 
 _CLIPS_PER_BUCKET = 4096
 _MAX_BUCKET_BITS = 16
@@ -36,8 +36,8 @@ def _save_arrays(path: str, **arrays) -> None:
     arrays = {name: np.asarray(values) for name, values in arrays.items()}
     described = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
     parts = [json.dumps(described).encode() + b"\n", *(array.tobytes() for array in arrays.values())]
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(b"".join(part + bytes(-len(part) % _ALIGNMENT) for part in parts))
+    data = b"".join(part + bytes(-len(part) % _ALIGNMENT) for part in parts)
+    job_output.write_whole(os.path.dirname(path), os.path.basename(path), data)
 
 
 def _load_arrays(path: str) -> dict[str, np.ndarray]:
@@ -201,9 +201,7 @@ class WindowReader:
         self._open = functools.lru_cache(maxsize=64)(self._open_shard)
 
     def _open_shard(self, shard: int):
-        return beam.io.filesystems.FileSystems.open(
-            self._paths[shard], compression_type=beam.io.filesystem.CompressionTypes.UNCOMPRESSED
-        )
+        return stores.open_file(self._paths[shard])
 
     def read(self, location: windows.WindowLocation) -> bytes:
         """The window's energies as stored: little-endian float16, (context_frames, mel_bins)."""

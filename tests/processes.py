@@ -1,4 +1,4 @@
-"""Functions of the tests in a process of their own: on two devices, or until SIGKILL."""
+"""Functions of the tests in a process of their own: on several devices, or until SIGKILL."""
 
 import pathlib
 import pickle
@@ -39,8 +39,13 @@ def _run(function, arguments, folder, *, num_devices=1):
 
 def on_two_devices(function, *arguments):
     """What a module's function returns in a process with two logical CPU devices and the tiny encoder."""
+    return on_devices(2, function, *arguments)
+
+
+def on_devices(num_devices, function, *arguments):
+    """The same, with so many devices."""
     with tempfile.TemporaryDirectory() as folder:
-        done, result = _run(function, arguments, folder, num_devices=2)
+        done, result = _run(function, arguments, folder, num_devices=num_devices)
         assert done.returncode == 0, done.stderr
         return pickle.loads(result.read_bytes())
 

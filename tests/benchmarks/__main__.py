@@ -17,6 +17,7 @@ BENCHMARKS = (
     "embed_job",
     "triplets_job",
     "triplet_reader",
+    "many_shards",
     "classifier_reader",
     "triplet_loss",
     "coincidence_loss",

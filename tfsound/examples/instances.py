@@ -26,7 +26,7 @@ from tfsound.examples.sidecar import (
     read_dataset_info,
     require_folds,
 )
-from tfsound.examples.streams import read_merged_infos, record_batches
+from tfsound.examples.streams import open_shards, read_merged_infos, record_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,9 +219,10 @@ def instance_dataset(
       ValueError: a batch size below 1.
     """
     mel_params = instances.mel_params
+    open_shard = open_shards(instances.paths)
 
     def read(path: tf.Tensor, first_id: tf.Tensor) -> tf.data.Dataset:
-        records = tf.data.TFRecordDataset(path)
+        records = open_shard(path)
         if instances.folds or instances.exclude_folds or instances.labelled:
             records = records.filter(lambda record: _admits(record, instances))
         return records.enumerate(first_id).map(lambda number, record: (record, number))
@@ -235,7 +236,7 @@ def instance_dataset(
         return {"log_mel": log_mel, "instance_id": instance_id, "labels": labels}
 
     batches = record_batches(
-        instances.paths, instances.num_instances, batch_size=batch_size, seed=seed, first_batch=first_batch,
+        instances.paths, instances.counts, batch_size=batch_size, seed=seed, first_batch=first_batch,
         shuffle_block=shuffle_block, carried=[tf.constant(instances.first_ids, tf.int64)], read=read,
     )  # fmt: skip
     views = batches.unbatch().enumerate(first_batch * batch_size).map(view, num_parallel_calls=2)

@@ -12,7 +12,13 @@ import tensorflow as tf
 from tfsound import mel
 from tfsound.examples.records import serialize
 from tfsound.examples.sidecar import PAIRS, DatasetError, DatasetInfo
-from tfsound.examples.streams import log_mel_windows, read_merged_infos, record_batches, shard_paths
+from tfsound.examples.streams import (
+    counts_of,
+    log_mel_windows,
+    read_merged_infos,
+    record_batches,
+    shard_paths,
+)
 from tfsound.examples.triplets import WindowRef
 
 AUDIO_AUDIO = "audio_audio"
@@ -158,7 +164,7 @@ def pair_dataset(
     mel_params, infos = _read_infos(directories, modality, mel_params)
     batches = record_batches(
         shard_paths(directories, infos),
-        sum(info.num_examples for info in infos),
+        counts_of(infos),
         batch_size=batch_size,
         seed=seed,
         first_batch=first_batch,

@@ -14,6 +14,11 @@ from tfsound.examples.sidecar import DatasetError, DatasetInfo
 
 # A tf.data pipeline a file takes 20 times as long. Unwrapped, for it is called deprecated in favour of that.
 _iterate = inspect.unwrap(tf.compat.v1.io.tf_record_iterator)
+# What a file system says of itself, and not of the file; TensorFlow's own have tried several times by then.
+STORE_ERRORS = (
+    tf.errors.AbortedError, tf.errors.DeadlineExceededError, tf.errors.PermissionDeniedError,
+    tf.errors.UnauthenticatedError, tf.errors.UnavailableError,
+)  # fmt: skip
 
 
 def read_records(path: str) -> Iterator[tuple[int, bytes]]:
@@ -29,10 +34,10 @@ def read_records(path: str) -> Iterator[tuple[int, bytes]]:
             offset += 16 + len(payload)
             count += 1
     except tf.errors.OpError as error:
-        raise DatasetError(
-            f"{path} is damaged after record {count} ({error.message.splitlines()[0]}); "
-            "copy it again or make the set again."
-        ) from error
+        said = f"after record {count} ({error.message.splitlines()[0]})"
+        if isinstance(error, STORE_ERRORS):
+            raise DatasetError(f"{path} cannot be read {said}; try again when the store answers.") from error
+        raise DatasetError(f"{path} is damaged {said}; copy it again or make the set again.") from error
 
 
 def require_undamaged(directory: str, info: DatasetInfo) -> None:

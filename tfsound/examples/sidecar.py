@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import typing
+from concurrent import futures
 
 import tensorflow as tf
 
@@ -16,6 +17,8 @@ TRIPLETS = "triplets"
 PAIRS = "pairs"
 INSTANCES = "instances"
 EMBEDDINGS = "embeddings"
+# Files that are asked for their sizes.
+_NUM_ASKED_AT_ONCE = 32
 
 
 class DatasetError(ValueError):
@@ -156,15 +159,28 @@ def read_dataset_info(directory: str, *, kind: str) -> DatasetInfo:
         raise DatasetError(f"{path} cannot be read: {error.message}.") from error
     if info.kind != kind:
         raise DatasetError(f"{directory} holds {info.kind} examples, expected {kind}.")
-    for shard in (*info.shards, *info.tables):
-        shard_path = os.path.join(directory, shard.name)
-        found = tf.io.gfile.stat(shard_path).length if tf.io.gfile.exists(shard_path) else None
+    shards = (*info.shards, *info.tables)
+    paths = [os.path.join(directory, shard.name) for shard in shards]
+    # Many at once, for a store takes its time to answer, and there may be thousands.
+    with futures.ThreadPoolExecutor(_NUM_ASKED_AT_ONCE) as pool:
+        sizes = pool.map(_num_bytes, paths)
+    for shard, shard_path, found in zip(shards, paths, sizes, strict=True):
         if found != shard.num_bytes:
             state = "is missing" if found is None else f"has {found} bytes"
             raise DatasetError(
                 f"{shard_path} {state}, expected {shard.num_bytes} bytes; copy it or make the set again."
             )
     return info
+
+
+def _num_bytes(path: str) -> int | None:
+    """The size of a file; None where there is none. Raises: DatasetError where nobody can tell."""
+    try:
+        return tf.io.gfile.stat(path).length
+    except tf.errors.NotFoundError:
+        return None
+    except tf.errors.OpError as error:
+        raise DatasetError(f"{path} cannot be read: {error.message}.") from error
 
 
 def require_folds(info: DatasetInfo, folds: tuple[str, ...], where: str) -> None:

@@ -10,6 +10,7 @@ from tfsound import mel
 from tfsound.examples.records import serialize
 from tfsound.examples.sidecar import TRIPLETS
 from tfsound.examples.streams import (
+    counts_of,
     fingerprint,
     log_mel_windows,
     of_shards,
@@ -145,7 +146,7 @@ def triplet_dataset(
     mel_params, infos = read_merged_infos(directories, kind=TRIPLETS, mel_params=mel_params)
     batches = record_batches(
         shard_paths(directories, infos),
-        sum(info.num_examples for info in infos),
+        counts_of(infos),
         batch_size=batch_size,
         seed=seed,
         first_batch=first_batch,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from tfsound import mel, networks, resumption
 from tfsound.checkpoints import Checkpoints, TrainingError, steps_done
+from tfsound.examples.records import STORE_ERRORS
 from tfsound.training import finished
 from tfsound.training.optimizers import make_optimizer
 
@@ -246,8 +247,8 @@ def train_model(
       The trained model, without its optimizer.
 
     Raises:
-      TrainingError: the folder holds another run, or the loss is no longer a number;
-      resumption.InUseError: another process trains there.
+      TrainingError: the folder holds another run, the loss is no longer a number, or the store of the data
+      fails; resumption.InUseError: another process trains there.
     """
     keras.utils.set_random_seed(config["seed"])
     with strategy().scope():
@@ -263,6 +264,11 @@ def train_model(
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
             require_undamaged()
             raise
+        except STORE_ERRORS as error:
+            raise TrainingError(
+                f"the store of the data failed ({error.message.splitlines()[0]}); the same command goes on "
+                "from the last checkpoint when it answers."
+            ) from error
         # Whoever keeps the model needs no moments of Adam, twice the size of the weights.
         with strategy().scope():
             model.compile(optimizer=None)
