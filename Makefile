@@ -27,7 +27,7 @@ FLINK_VERSION ?= 2.2
 BEAM_VERSION = $(shell $(BIN)/python -c 'from importlib import metadata; print(metadata.version("apache-beam"))')
 FLINK_JOB_SERVER ?= $(ENGINES)/beam-runners-flink-$(FLINK_VERSION)-job-server-$(BEAM_VERSION).jar
 
-.PHONY: quickstart test lint bench prism flink flink-job-server triplets-scale conformance same-embedding esc10 clean
+.PHONY: quickstart test lint bench prism flink flink-job-server triplets-scale job-costs conformance same-embedding esc10 clean
 
 quickstart: $(VENV)/.package
 	$(BIN)/tfsound quickstart --output "$(OUTPUT)" $(if $(AUDIO_DIR),--audio-dir "$(AUDIO_DIR)") $(QUICKSTART_FLAGS)
@@ -48,6 +48,9 @@ bench: $(VENV)/.test
 
 triplets-scale: $(VENV)/.test
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m tests.benchmarks.triplets_scale
+
+job-costs: $(VENV)/.test
+	TF_CPP_MIN_LOG_LEVEL=3 TQDM_DISABLE=1 $(BIN)/python -m tests.benchmarks.job_costs
 
 conformance: $(VENV)/.test $(LEGACY_VENV)/.requirements
 	$(LEGACY_VENV)/bin/python tests/conformance/semi_hard_triplet_loss.py

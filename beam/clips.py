@@ -100,6 +100,18 @@ def _mel_energies_function(mel_params: mel.MelParams):
     return tf.function(mel_energies, input_signature=[_samples_spec(mel_params)])
 
 
+def prepare_mel_energies(mel_params: mel.MelParams) -> None:
+    """Does now what a worker does once, with its first clip."""
+    shape = (mel_params.context_samples, mel_params.num_channels)[: 1 + (mel_params.num_channels > 1)]
+    _mel_energies_function(mel_params)(np.zeros(shape, np.float32))
+
+
+def prepare_log_mel(mel_params: mel.MelParams) -> None:
+    """As `prepare_mel_energies`, for `ClipWindows`."""
+    shape = (mel_params.context_samples, mel_params.num_channels)[: 1 + (mel_params.num_channels > 1)]
+    _log_mel_windows_function(mel_params)(np.zeros(shape, np.float32))
+
+
 def _samples_spec(mel_params: mel.MelParams) -> tf.TensorSpec:
     """Samples as `media` gives them: (samples,) or (samples, channels)."""
     shape = [None] if mel_params.num_channels == 1 else [None, mel_params.num_channels]

@@ -14,14 +14,15 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import apache_beam as beam
 
 from tfsound import examples, mel, windows
 from tfsound.beam import output as job_output
-from tfsound.beam import running, window_index
+from tfsound.beam import plans, running, window_index
+from tfsound.beam.progress import WorkerProgress, progress_bar
 
 EXAMPLES_PER_SHARD = 2048
 # A bucket is loaded in 0.1 to 2 ms, an example drawn and written in 0.2 ms.
@@ -63,7 +64,6 @@ class Settings:
     """What every worker must know; the index lies in files of the pending output."""
 
     pending_path: str
-    clip_paths: tuple[str, ...]
     drawn_set: DrawnSet
     num_shards: int
     num_tasks: int
@@ -84,18 +84,19 @@ class _WriteShards(beam.DoFn):
         self._load_bucket = functools.lru_cache(maxsize=2)(
             functools.partial(window_index.load_bucket, settings.pending_path)
         )
-        self._reader = window_index.WindowReader(settings.clip_paths, settings.drawn_set.mel_params)
+        clip_paths = [path for _, path in job_output.read_inputs(settings.pending_path)]
+        self._reader = window_index.WindowReader(clip_paths, settings.drawn_set.mel_params)
 
     def process(self, task: int):
         settings = self._settings
         shards = part(range(settings.num_shards), task, settings.num_tasks)
-        records = self._records(
+        records = self.records(
             range(settings.shard_slots(shards[0]).start, settings.shard_slots(shards[-1]).stop)
         )
         for number in shards:
-            self._write_shard(number, records)
+            self.write_shard(number, records)
 
-    def _records(self, slots: range) -> Iterator[bytes]:
+    def records(self, slots: range) -> Iterator[bytes]:
         """The examples of the slots, in order, drawn a block at a time."""
         num_blocks = -(-len(slots) // examples_per_block(self._totals.num_buckets))
         for number in range(num_blocks):
@@ -103,11 +104,11 @@ class _WriteShards(beam.DoFn):
                 part(slots, number, num_blocks), self._totals, self._load_bucket, self._reader
             )
 
-    def _write_shard(self, number: int, records: Iterator[bytes]) -> None:
-        """Writes as many of the records as the shard holds."""
+    def write_shard(self, number: int, records: Iterator[bytes]) -> examples.Shard:
+        """Writes as many of the records as the shard holds, and its summary."""
         settings, kind = self._settings, self._settings.drawn_set.kind
         name = f"{kind}-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
-        progress = job_output.WorkerProgress(settings.pending_path, name)
+        progress = WorkerProgress(settings.pending_path, name)
         num_examples = 0
         with job_output.shard_writer(settings.pending_path, name) as writer:
             for record in itertools.islice(records, len(settings.shard_slots(number))):
@@ -117,6 +118,7 @@ class _WriteShards(beam.DoFn):
         progress.write()
         shard = job_output.finished_shard(settings.pending_path, name, num_examples)
         job_output.write_summary(settings.pending_path, name, dataclasses.asdict(shard))
+        return shard
 
 
 def part(whole: range, number: int, num_parts: int) -> range:
@@ -127,6 +129,10 @@ def part(whole: range, number: int, num_parts: int) -> range:
 def examples_per_block(num_buckets: int) -> int:
     """How many examples are drawn at a time, at most, from an index of so many buckets."""
     return max(EXAMPLES_PER_SHARD, min(_EXAMPLES_PER_BUCKET * num_buckets, _MAX_EXAMPLES_PER_BLOCK))
+
+
+def _task_numbers(num_tasks: int) -> Iterable[int]:
+    return range(num_tasks)
 
 
 def num_tasks_of(count: int, num_shards: int, num_buckets: int) -> int:
@@ -148,26 +154,6 @@ class SampleExamples(beam.PTransform):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """What a job would write: examples of a kind by constraint, bytes and files."""
-
-    counts: dict[str, int]
-    num_bytes: int
-    num_shards: int
-    kind: str = examples.TRIPLETS
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{count:,} {constraint}" for constraint, count in self.counts.items())
-        # Three digits, and not as a power of ten where there are more before the point.
-        gigabytes = f"{float(f'{self.num_bytes / 1e9:.3g}'):,g}"
-        return (
-            f"{sum(self.counts.values()):,} {self.kind} ({shown}), about {gigabytes} GB "
-            f"in {self.num_shards:,} files; nothing was written, nor any clip read to see whether there can "
-            "be so many"
-        )
-
-
 def num_shards_of(count: int, num_shards: int) -> int:
     """How many files to write: as many as asked for, or by default one for `EXAMPLES_PER_SHARD`.
 
@@ -179,9 +165,74 @@ def num_shards_of(count: int, num_shards: int) -> int:
     return num_shards or -(-count // EXAMPLES_PER_SHARD)
 
 
-def num_bytes_of(record: bytes, count: int) -> int:
-    """The size of so many records like this one: each has its length and two checksums around it."""
-    return count * (len(record) + 16)
+def plan_examples(
+    clips: str,
+    *,
+    info: examples.DatasetInfo,
+    drawn_set: DrawnSet,
+    counts: dict[str, int],
+    num_shards: int,
+    exclude_folds: Sequence[str],
+) -> plans.JobPlan:
+    """What `sample_examples` would take, from some of the clips and examples drawn from these.
+
+    Args:
+      counts: the examples of the set by what they are.
+
+    Raises:
+      ImpossibleError: not one example can be drawn from the clips; DatasetError: a damaged shard.
+    """
+    paths = [os.path.join(clips, shard.name) for shard in info.shards]
+    num_read = plans.NUM_READ
+    while True:
+        with plans.scratch() as pending:
+            try:
+                sample = _sample(paths, num_read, pending, drawn_set, exclude_folds, clips)
+                break
+            except windows.ImpossibleError:
+                # What a few clips cannot give, such as two of a rare class, more of them may.
+                if num_read >= info.num_examples:
+                    raise
+        num_read *= 4
+    hours = info.num_windows * info.mel_params.context_seconds / 3600
+    return plans.scaled(
+        drawn_set.kind, sample, num_clips=info.num_examples, num_shards=num_shards, counts=counts, hours=hours
+    )
+
+
+def _sample(
+    paths: Sequence[str],
+    num_read: int,
+    pending: job_output.PendingOutput,
+    drawn_set: DrawnSet,
+    exclude_folds: Sequence[str],
+    where: str,
+) -> plans.Sample:
+    """Indexes some clips and draws some examples from these, as the job does it."""
+    plan, mel_params = drawn_set.plan, drawn_set.mel_params
+    with plans.Stopwatch() as of_clips:
+        num_clips, indexed, totals = window_index.index_sample(
+            paths, num_read, pending, mel_params, plan, exclude_folds
+        )
+    # Few clips give few examples, of which some come again here: that takes no less time.
+    dataclasses.replace(drawn_set, allow_repeats=True).require_possible(totals, where)
+    num_drawn = min(plan.count, plans.NUM_DRAWN)
+    # The first of the whole set, so that all that it is made of is in the sample, as often.
+    settings = Settings(pending.path, drawn_set, plan.count // num_drawn, 1)
+    task = _WriteShards(settings)
+    task.setup()
+    next(task.records(range(1)))  # what is done once a worker is none of the sample's
+    with plans.Stopwatch() as of_draws:
+        shard = task.write_shard(0, task.records(settings.shard_slots(0)))
+    return plans.Sample(
+        num_clips=num_clips,
+        sound_seconds=totals.num_windows * mel_params.context_seconds,
+        num_bytes=shard.num_bytes,
+        shuffle_bytes=plans.encoded_bytes(indexed),
+        core_seconds=of_clips.core_seconds,
+        num_drawn=shard.num_examples,
+        draw_core_seconds=of_draws.core_seconds,
+    )
 
 
 def sample_examples(
@@ -207,20 +258,22 @@ def sample_examples(
     """
     kind, count = drawn_set.kind, drawn_set.plan.count
     with job_output.pending_output(output, overwrite=overwrite) as pending:
-        clip_paths = tuple(os.path.join(clips, shard.name) for shard in info.shards)
         totals = window_index.build_index(
             clips, info, pending, plan=drawn_set.plan, exclude_folds=exclude_folds, options=options
         )
         drawn_set.require_possible(totals, clips)
         num_tasks = num_tasks_of(count, num_shards, totals.num_buckets)
-        settings = Settings(pending.path, clip_paths, drawn_set, num_shards, num_tasks)
-        with job_output.progress_bar(pending, description=kind, total=count, unit=kind):
+        settings = Settings(pending.path, drawn_set, num_shards, num_tasks)
+        with progress_bar(pending, description=kind, total=count, unit=kind):
             running.run_pipeline(
                 lambda pipeline: (
-                    pipeline | "Tasks" >> beam.Create(range(num_tasks)) | SampleExamples(settings)
+                    pipeline
+                    | "NumTasks" >> beam.Create([num_tasks], reshuffle=False)
+                    | "Tasks" >> beam.FlatMap(_task_numbers)
+                    | SampleExamples(settings)
                 ),
                 options,
-                cancel=pending.discard,
+                cancel=pending.cancel,
             )
         shards = tuple(examples.Shard(**summary) for summary in pending.take_summaries())
         job_output.require_all(sum(shard.num_examples for shard in shards), count, kind)

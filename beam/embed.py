@@ -23,9 +23,10 @@ import numpy as np
 from apache_beam.ml.inference import base
 
 from tfsound import arguments, examples, exported
-from tfsound.beam import embedded_shards, manifests, running
+from tfsound.beam import embedded_shards, manifests, plans, running, worker_checks
 from tfsound.beam import output as job_output
-from tfsound.beam.clips import ClipWindows
+from tfsound.beam.clips import ClipWindows, prepare_log_mel
+from tfsound.beam.progress import WorkerProgress, progress_bar
 
 # Beam has none where a package that it does not need here is missing, and warns of it in every worker.
 base.resource = resource
@@ -81,7 +82,7 @@ class _Shard:
         self._log_mel = self._clip_numbers = None
         self._clear()
         name = embedded_shards.shard_name(number, settings.num_shards)
-        self._progress = job_output.WorkerProgress(settings.pending_path, name)
+        self._progress = WorkerProgress(settings.pending_path, name)
 
     def _clear(self) -> None:
         size = self._settings.batch_size
@@ -199,12 +200,41 @@ class EmbedClips(beam.PTransform):
         read = manifests.ReadManifest(self.settings.num_shards, self.settings.finished_shards)
         return (
             manifest_paths
+            | "SpreadManifests" >> beam.Reshuffle()
             | "ReadManifest" >> beam.ParDo(read)
             | "GatherShards" >> beam.GroupByKey()
             | "CutWindows" >> beam.ParDo(_CutWindows(self.settings))
             | "EmbedWindows" >> base.RunInference(ExportHandler(self.settings.model))
             | "WriteShards" >> beam.ParDo(_WriteShards(self.settings, self.writer))
         )
+
+
+def _sample(
+    settings: _Settings, writer: embedded_shards.ShardWriter, rows: manifests.Summary
+) -> plans.Sample:
+    """Embeds some rows, as the job does it."""
+    prepare_log_mel(settings.model.mel_params)
+    handler = ExportHandler(settings.model)
+    model = handler.load_model()
+    model.embed_windows(np.zeros((settings.batch_size, *settings.model.mel_params.window_shape), np.float32))
+    with plans.scratch() as pending:
+        shard = _Shard(dataclasses.replace(settings, pending_path=pending.path), 0)
+        writer = dataclasses.replace(writer, pending_path=pending.path)
+        with plans.Stopwatch() as watch:
+            batches = shard.batches(rows.sample)
+            embedded = [one for batch in batches for one in handler.run_inference(batch, model)]
+            writer.write(0, embedded)
+        (summary,) = pending.take_summaries()
+    plans.require_readable(summary["failures"], len(rows.sample))
+    clips = embedded[-1].contents.clips
+    return plans.Sample(
+        num_clips=len(rows.sample),
+        sound_seconds=sum(clip.end_seconds - (clip.row.start_seconds or 0.0) for clip in clips),
+        num_bytes=sum(summary[key]["num_bytes"] for key in ("shard", "table") if summary[key]),
+        shuffle_bytes=manifests.shuffle_bytes(rows.sample),
+        core_seconds=watch.core_seconds,
+        num_rejected=len(summary["failures"]),
+    )
 
 
 def embed(
@@ -218,12 +248,13 @@ def embed(
     parquet: bool = True,
     max_failure_fraction: float = 0.1,
     num_shards: int = 0,
+    dry_run: bool = False,
     overwrite: bool = False,
     runner: str = "local",
     num_workers: int = 0,
     worker_mode: str = "threads",
     beam_flags: tuple[str, ...] = (),
-) -> examples.DatasetInfo:
+) -> examples.DatasetInfo | plans.JobPlan:
     """Embeds the clips of a manifest with an exported model; killed at any moment, it resumes.
 
     The output folder holds a record a clip in TFRecord and Parquet files, `dataset_info.json`, and
@@ -240,13 +271,15 @@ def embed(
       parquet: write Parquet files beside the TFRecord files.
       max_failure_fraction: the job fails when more than this fraction of the clips is rejected.
       num_shards: files to write, less those that no clip falls into; 0 for one per 32 clips, 32 to 1024.
+      dry_run: write nothing, and say what it would take: hours of sound, bytes, core hours, files; from a
+        sample of the clips that is really embedded.
       overwrite: replace a finished output.
       runner: `local`, or a Beam runner by name, such as DataflowRunner.
       num_workers: workers on this machine, 0 for one a core.
       worker_mode: `threads` or `processes`.
 
     Returns:
-      The sidecar of the set.
+      The sidecar of the set, or the plan of a dry run.
 
     Raises:
       ModelError: the model is missing or not one of this schema; ManifestError: the manifest cannot be used
@@ -260,27 +293,43 @@ def embed(
             f"0 and batch_size at least 1, got {block_seconds}, {max_failure_fraction}, {num_shards} and "
             f"{batch_size}."
         )
-    export = exported.read_export(model)
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
     )
+    worker_checks.require_reachable(options, inputs=(model, manifest), output=output)
+    export = exported.read_export(model)
+    if not dry_run:
+        job_output.require_free(output, overwrite=overwrite)
     paths = manifests.find_manifests(manifest)
-    rows = manifests.summarize(paths)
+    rows = manifests.summarize(paths, num_sampled=plans.NUM_DECODED if dry_run else 0, seed=plans.SEED)
+    worker_checks.require_reachable(options, inputs=(rows.local_uri,))
     num_shards = num_shards or manifests.default_num_shards(rows.num_rows)
     spec = examples.EmbeddingSpec(export.embedding_dim, export.class_names, window_embeddings)
     windows_per_block = max(1, int(block_seconds / export.mel_params.context_seconds + 1e-6))
+    if dry_run:
+        settings = _Settings("", export, batch_size, windows_per_block, num_shards)
+        writer = embedded_shards.ShardWriter("", num_shards, spec, export.mel_params.context_seconds, parquet)
+        return plans.scaled(
+            examples.EMBEDDINGS, _sample(settings, writer, rows), num_clips=rows.num_rows,
+            num_shards=num_shards,
+        )  # fmt: skip
     parameters = _parameters(export, spec, batch_size, windows_per_block)
     resumed_by = {"job": "embed", "manifests": rows.digest, "num_shards": num_shards, "parquet": parquet}
     resumed_by |= {"model": dataclasses.asdict(export)}
     with job_output.pending_output(output, overwrite=overwrite, settings=resumed_by | parameters) as pending:
+        pending.write_inputs(paths)
         finished = embedded_shards.shard_numbers(pending.read_summaries())
         settings = _Settings(pending.path, export, batch_size, windows_per_block, num_shards, finished)
         writer = embedded_shards.ShardWriter(
             pending.path, num_shards, spec, export.mel_params.context_seconds, parquet
         )
-        with job_output.progress_bar(pending, description="embed", total=rows.num_rows, unit="clips"):
+        with progress_bar(pending, description="embed", total=rows.num_rows, unit="clips"):
             running.run_pipeline(
-                lambda pipeline: pipeline | "Manifests" >> beam.Create(paths) | EmbedClips(settings, writer),
+                lambda pipeline: (
+                    pipeline
+                    | "Manifests" >> worker_checks.ReadInputs(pending.path)
+                    | EmbedClips(settings, writer)
+                ),
                 options,
                 cancel=pending.cancel,
             )

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import os
 import pickle
 import tempfile
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from collections.abc import Iterator
 import apache_beam as beam
 
 from tfsound import arguments, datasets, examples, media, mel
-from tfsound.beam import manifests, running
+from tfsound.beam import manifests, plans, running, worker_checks
 from tfsound.beam import output as job_output
-from tfsound.beam.clips import clip_examples
+from tfsound.beam.clips import clip_examples, prepare_mel_energies
+from tfsound.beam.progress import WorkerProgress, progress_bar
 
 _SPOOL_BYTES = 64 << 20
 
@@ -64,7 +66,7 @@ class _ShardTask:
     def __init__(self, settings: _Settings, number: int):
         self.name = f"clips-{number:05d}-of-{settings.num_shards:05d}.tfrecord"
         self._settings = settings
-        self._progress = job_output.WorkerProgress(settings.pending_path, self.name)
+        self._progress = WorkerProgress(settings.pending_path, self.name)
         self._num_examples = self._num_windows = self._num_images = self._num_without_images = 0
         self._labels: set[str] = set()
         self._folds: set[str] = set()
@@ -150,9 +152,28 @@ class ComputeMelExamples(beam.PTransform):
     def expand(self, manifest_paths):
         return (
             manifest_paths
+            | "SpreadManifests" >> beam.Reshuffle()
             | "ReadManifest" >> beam.ParDo(manifests.ReadManifest(self.settings.num_shards))
             | "GatherShards" >> beam.GroupByKey()
             | "WriteShards" >> beam.ParDo(_WriteShard(self.settings))
+        )
+
+
+def _sample(settings: _Settings, rows: manifests.Summary) -> plans.Sample:
+    """Makes the examples of some rows, as the job does it."""
+    prepare_mel_energies(settings.mel_params)
+    with plans.scratch() as pending:
+        task = _ShardTask(dataclasses.replace(settings, pending_path=pending.path), 0)
+        with plans.Stopwatch() as watch:
+            summary = task.write(rows.sample)
+        plans.require_readable(summary["failures"], len(rows.sample))
+        return plans.Sample(
+            num_clips=len(rows.sample),
+            sound_seconds=plans.sound_seconds(os.path.join(pending.path, task.name), settings.mel_params),
+            num_bytes=summary["shard"]["num_bytes"],
+            shuffle_bytes=manifests.shuffle_bytes(rows.sample),
+            core_seconds=watch.core_seconds,
+            num_rejected=len(summary["failures"]),
         )
 
 
@@ -167,12 +188,13 @@ def make_examples(
     frames_per_second: float = 0.0,
     max_failure_fraction: float = 0.1,
     num_shards: int = 0,
+    dry_run: bool = False,
     overwrite: bool = False,
     runner: str = "local",
     num_workers: int = 0,
     worker_mode: str = "threads",
     beam_flags: tuple[str, ...] = (),
-) -> examples.DatasetInfo:
+) -> examples.DatasetInfo | plans.JobPlan:
     """Decodes the clips of a manifest into TFRecords of mel energies and, of videos, frames.
 
     The output folder holds the shards, `dataset_info.json`, and `failures.jsonl`: every clip that was
@@ -191,13 +213,15 @@ def make_examples(
         JPEGs of 128 x 128; 0 for none. The paper takes 1.
       max_failure_fraction: the job fails when more than this fraction of the clips is rejected.
       num_shards: files to write, less those that no clip falls into; 0 for one per 32 clips, 32 to 1024.
+      dry_run: write nothing, and say what it would take: hours of sound, bytes, core hours, files; from a
+        sample of the clips that is really decoded.
       overwrite: replace a finished output.
       runner: `local`, or a Beam runner by name, such as DataflowRunner.
       num_workers: workers on this machine, 0 for one a core.
       worker_mode: `threads` or `processes`.
 
     Returns:
-      The sidecar of the set.
+      The sidecar of the set, or the plan of a dry run.
 
     Raises:
       ManifestError: the manifest cannot be used as a whole; ValueError: a parameter is out of range;
@@ -214,16 +238,31 @@ def make_examples(
     options = running.beam_options(
         runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
     )
+    worker_checks.require_reachable(options, inputs=(manifest,), output=output)
+    if not dry_run:
+        job_output.require_free(output, overwrite=overwrite)
     paths = manifests.find_manifests(manifest)
-    num_rows = manifests.summarize(paths).num_rows
+    rows = manifests.summarize(paths, num_sampled=plans.NUM_DECODED if dry_run else 0, seed=plans.SEED)
+    worker_checks.require_reachable(options, inputs=(rows.local_uri,))
+    num_rows = rows.num_rows
     num_shards = num_shards or manifests.default_num_shards(num_rows)
+    if dry_run:
+        settings = _Settings("", mel_params, max_clip_seconds, num_shards, frames_per_second)
+        return plans.scaled(
+            examples.CLIPS, _sample(settings, rows), num_clips=num_rows, num_shards=num_shards
+        )
     with job_output.pending_output(output, overwrite=overwrite) as pending:
         settings = _Settings(pending.path, mel_params, max_clip_seconds, num_shards, frames_per_second)
-        with job_output.progress_bar(pending, description="examples", total=num_rows, unit="clips"):
+        pending.write_inputs(paths)
+        with progress_bar(pending, description="examples", total=num_rows, unit="clips"):
             running.run_pipeline(
-                lambda pipeline: pipeline | "Manifests" >> beam.Create(paths) | ComputeMelExamples(settings),
+                lambda pipeline: (
+                    pipeline
+                    | "Manifests" >> worker_checks.ReadInputs(pending.path)
+                    | ComputeMelExamples(settings)
+                ),
                 options,
-                cancel=pending.discard,
+                cancel=pending.cancel,
             )
         summaries = pending.take_summaries()
         job_output.require_all(sum(summary["num_rows"] for summary in summaries), num_rows, "clips")

@@ -9,12 +9,14 @@ import argparse
 import dataclasses
 import itertools
 import os
+from collections.abc import Sequence
 
 import apache_beam as beam
 
-from tfsound import arguments, examples, sampling
+from tfsound import arguments, examples, mel, sampling
 from tfsound.beam import output as job_output
-from tfsound.beam import running
+from tfsound.beam import plans, running, worker_checks
+from tfsound.beam.progress import WorkerProgress, progress_bar
 
 _NUM_SHOWN = 3
 
@@ -37,7 +39,7 @@ class _WriteShard(beam.DoFn):
 
     def process(self, name_and_path):
         (name, path), settings = name_and_path, self._settings
-        progress = job_output.WorkerProgress(settings.pending_path, name)
+        progress = WorkerProgress(settings.pending_path, name)
         num_instances = 0
         with job_output.shard_writer(settings.pending_path, name) as writer:
             for clip in examples.admitted_clips(
@@ -83,6 +85,29 @@ class FindInstances(beam.PTransform):
         )
 
 
+def _sample(paths: Sequence[str], settings: _Settings, mel_params: mel.MelParams) -> plans.Sample:
+    """Reads and numbers some clips, as the job does it."""
+    num_clips, num_frames, shuffled = 0, 0, []
+    with plans.scratch() as pending:
+        with plans.Stopwatch() as watch, job_output.shard_writer(pending.path, "sample") as writer:
+            for _, _, record in plans.sampled_records(paths):
+                clip = examples.decode_clip(record, settings.num_columns)
+                num_clips += 1
+                if examples.admits(clip.fold, settings.folds, settings.exclude_folds):
+                    writer.write(examples.encode_instance(clip))
+                    num_frames += len(clip.mel_energy)
+                    shuffled.append((sampling.stable_hash(clip.clip_id), clip.clip_id))
+        num_bytes = job_output.finished_shard(pending.path, "sample", len(shuffled)).num_bytes
+    return plans.Sample(
+        num_clips=num_clips,
+        sound_seconds=num_frames * mel_params.hop_seconds,
+        num_bytes=num_bytes,
+        shuffle_bytes=plans.encoded_bytes(shuffled),
+        core_seconds=watch.core_seconds,
+        num_rejected=num_clips - len(shuffled),
+    )
+
+
 def assign_instances(
     clips: tuple[str, ...],
     output: str,
@@ -90,12 +115,13 @@ def assign_instances(
     folds: tuple[str, ...] = (),
     exclude_folds: tuple[str, ...] = (),
     extends: str = "",
+    dry_run: bool = False,
     overwrite: bool = False,
     runner: str = "local",
     num_workers: int = 0,
     worker_mode: str = "threads",
     beam_flags: tuple[str, ...] = (),
-) -> examples.DatasetInfo:
+) -> examples.DatasetInfo | plans.JobPlan:
     """Gives every clip of some sets an id from 0 to n - 1, for learning to tell each from all others.
 
     Ids depend on the sets and their order alone. Sets that are added behind the others add ids, and `extends`
@@ -107,19 +133,25 @@ def assign_instances(
       folds: the folds whose clips are instances; all without.
       exclude_folds: folds to leave out, because they are for testing.
       extends: an earlier output of this job, whose clips are to keep their ids.
+      dry_run: write nothing, and say what it would take: hours of sound, bytes, core hours, files; from a
+        sample of the clips.
       overwrite: replace a finished output.
       runner: `local`, or a Beam runner by name, such as DataflowRunner.
       num_workers: workers on this machine, 0 for one a core.
       worker_mode: `threads` or `processes`.
 
     Returns:
-      The sidecar of the set: `num_examples` is n.
+      The sidecar of the set: `num_examples` is n; or the plan of a dry run.
 
     Raises:
       DatasetError: clips that are missing, damaged, of different front ends or without such a fold, or not
       those of `extends`; ValueError: a parameter is out of range; JobError: fewer than two clips, two of one
       name, the output exists, or the pipeline failed.
     """
+    options = running.beam_options(
+        runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
+    )
+    worker_checks.require_reachable(options, inputs=clips, output=output)
     mel_params, infos = examples.read_clip_infos(clips, folds=folds, exclude_folds=exclude_folds)
     # A folder is looked for from wherever the instances are read.
     clips = tuple(path if "://" in path else os.path.abspath(path) for path in clips)
@@ -131,22 +163,28 @@ def assign_instances(
     }
     if extends:
         _require_extended(extends, parameters)
-    options = running.beam_options(
-        runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
-    )
     shards = [
         (f"instances-{number:03d}-{shard.name.removeprefix('clips-')}", os.path.join(path, shard.name))
         for number, (path, info) in enumerate(zip(clips, infos, strict=True))
         for shard in info.shards
     ]
     num_clips = sum(info.num_examples for info in infos)
+    if dry_run:
+        settings = _Settings("", mel_params.num_columns, folds, exclude_folds)
+        return plans.scaled(
+            examples.INSTANCES, _sample([path for _, path in shards], settings, mel_params),
+            num_clips=num_clips, num_shards=len(shards),
+        )  # fmt: skip
     with job_output.pending_output(output, overwrite=overwrite) as pending:
+        pending.write_inputs(shards)
         settings = _Settings(pending.path, mel_params.num_columns, folds, exclude_folds)
-        with job_output.progress_bar(pending, description="instances", total=num_clips, unit="clips"):
+        with progress_bar(pending, description="instances", total=num_clips, unit="clips"):
             running.run_pipeline(
-                lambda pipeline: pipeline | "Shards" >> beam.Create(shards) | FindInstances(settings),
+                lambda pipeline: (
+                    pipeline | "Shards" >> worker_checks.ReadInputs(pending.path) | FindInstances(settings)
+                ),
                 options,
-                cancel=pending.discard,
+                cancel=pending.cancel,
             )
         summaries = pending.take_summaries()
         _require_different(summaries)

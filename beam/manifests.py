@@ -3,20 +3,24 @@
 import contextlib
 import dataclasses
 import hashlib
+import heapq
 import io
 import os
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
+from tqdm import tqdm
 
 from tfsound import datasets, sampling
-from tfsound.beam import stores
+from tfsound.beam import plans, stores, worker_checks
 from tfsound.beam.output import JobError
 
 # A shard is one task: few clips may be long ones, and are to keep all workers busy.
 _CLIPS_PER_SHARD = 32
 _MIN_SHARDS, _MAX_SHARDS = 32, 1024
+
+_SECONDS_BEFORE_PROGRESS = 3.0
 
 # Where a row stands: (manifest path, row number).
 Place = tuple[str, int]
@@ -55,21 +59,50 @@ def open_manifest(path: str) -> Iterator[Iterator]:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What manifests hold: how many rows, good or bad, and a hash of all of them in their order."""
+    """What manifests hold.
+
+    Attributes:
+      num_rows: rows, good or bad.
+      digest: a hash of all of them in their order.
+      local_uri: the first of a file on this machine, "" where there is none.
+      sample: some rows, which a hash of their ids chose, in its order.
+    """
 
     num_rows: int
     digest: str
+    local_uri: str = ""
+    sample: tuple[tuple[Place, Row], ...] = ()
 
 
-def summarize(paths: Iterable[str]) -> Summary:
-    """Reads manifests through. Raises: ManifestError when one cannot be used as a whole."""
-    num_rows, digest = 0, hashlib.sha256()
+def summarize(paths: Iterable[str], *, num_sampled: int = 0, seed: int = 0) -> Summary:
+    """Reads manifests through, holding one row, and those of the sample, at a time.
+
+    Raises:
+      ManifestError: one cannot be used as a whole.
+    """
+    num_rows, digest, local_uri = 0, hashlib.sha256(), ""
+    sample: list[tuple[int, int, tuple[Place, Row]]] = []  # a heap, the largest hash first
     for path in paths:
         with open_manifest(path) as rows:
-            for row_number, row in rows:
+            for row_number, row in _counted(rows):
                 num_rows += 1
                 digest.update(repr((path, row_number, row)).encode())
-    return Summary(num_rows, digest.hexdigest())
+                if not local_uri and worker_checks.is_local(row.uri):
+                    local_uri = row.uri
+                if num_sampled:
+                    key = -sampling.stable_hash(seed, row.clip_id)
+                    add = heapq.heappushpop if len(sample) == num_sampled else heapq.heappush
+                    add(sample, (key, -num_rows, ((path, row_number), row)))
+    sample = [placed for _, _, placed in sorted(sample, reverse=True)]
+    return Summary(num_rows, digest.hexdigest(), local_uri, tuple(sample))
+
+
+def _counted(rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    """Passes rows on and shows how many, from when it has taken long enough to ask oneself."""
+    bar = tqdm(
+        rows, desc="manifest", unit=" rows", delay=_SECONDS_BEFORE_PROGRESS, mininterval=0.5, leave=False
+    )
+    return iter(bar)
 
 
 def default_num_shards(num_rows: int) -> int:
@@ -93,6 +126,13 @@ class ReadManifest(beam.DoFn):
                 shard = sampling.stable_hash(row.clip_id) % self._num_shards
                 if shard not in self._skipped:
                     yield shard, ((path, row_number), row)
+
+
+def shuffle_bytes(rows: Iterable[tuple[Place, Row]]) -> int:
+    """What `ReadManifest` gives of these rows takes when it is shuffled."""
+    return plans.encoded_bytes(
+        (sampling.stable_hash(row.clip_id) % _MAX_SHARDS, (place, row)) for place, row in rows
+    )
 
 
 def in_order(rows: Iterable[tuple[Place, Row]]) -> Iterator[tuple[Place, Row, str]]:

@@ -2,14 +2,17 @@
 
 `OUTPUT.partial` holds shards, failures and progress while a job runs. `publish` writes the sidecar and
 moves everything to `OUTPUT`, sidecar last; readers take no folder without one for a data set. Removing
-the pending folder cancels the job: its workers notice and stop.
+the pending folder, or a mark in it, cancels the job: its workers notice and stop. One job at a time has the
+folder: see `claims`. On an object store, where the workers of a job may outlive the process that launched it,
+each job writes to a folder of its own in it, `OUTPUT.partial/ID`.
 
 A job that gives its `settings` can be resumed: whatever ends it, the shards that are finished stay in the
-pending folder, and the same job goes on from there. Its workers are stopped by a file in the folder.
+pending folder, and the same job goes on from there.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shlex
@@ -17,23 +20,24 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
-from tqdm import tqdm
-from tqdm.utils import ObjectWrapper
 
-from tfsound import examples
+from tfsound import examples, resumption
+from tfsound.beam import claims
 
 FAILURES_NAME = "failures.jsonl"
 # Folders inside the pending one that are not published.
-_PROGRESS = "progress"
+PROGRESS = "progress"
 _SUMMARIES = "summaries"
 INDEX = "index"
 _REPLACED = "replaced"
 _SETTINGS = "settings.json"
-_CANCELLED = "cancelled"
+_INPUTS = "inputs.json"
+# The mark by which a job is cancelled.
+CANCELLED = "cancelled"
 # One a thread of a worker, at most.
 _MOST_LATE_FILES = 100
 
@@ -48,36 +52,54 @@ class PendingOutput:
     Args:
       settings: of a job that can be resumed all that its shards depend on, in types that JSON has. What a
         job of the same settings has left is kept, what one of others has left is removed.
+      require_claim: called before anything is published; raises where another job has taken over.
 
     Raises:
       JobError: the output exists and `overwrite` is off; it, or the pending folder, is none of ours.
     """
 
-    def __init__(self, output: str, *, overwrite: bool, settings: dict | None = None):
+    def __init__(
+        self,
+        output: str,
+        *,
+        overwrite: bool,
+        settings: dict | None = None,
+        require_claim: Callable[[], None] = lambda: None,
+    ):
+        require_free(output, overwrite=overwrite)
         self.output = output.rstrip("/")
-        self.path = self.output + ".partial"
         self.is_resumable = settings is not None
-        if _is_in_use(self.output):
-            if not tf.io.gfile.exists(os.path.join(self.output, examples.INFO_NAME)):
-                raise JobError(
-                    f"{self.output} exists and is no data set of ours; name another output or remove it."
-                )
-            if not overwrite:
-                raise JobError(f"{self.output} is a finished data set; pass --overwrite to replace it.")
-        if _is_in_use(self.path) and not tf.io.gfile.exists(os.path.join(self.path, _PROGRESS)):
-            raise JobError(
-                f"{self.path} exists and was left by no job of ours; name another output or remove it."
-            )
+        self._require_claim = require_claim
         text = json.dumps(settings, sort_keys=True)
+        self._root = self.path = _pending_root(output)
+        if "://" in self._root:
+            key = hashlib.sha256(text.encode()).hexdigest()[:16] if self.is_resumable else uuid.uuid4().hex
+            self.path = os.path.join(self._root, key)
         if self.is_resumable and self._read(_SETTINGS) == text:
+            self._clear_others()
             self._restore_replaced()
             self._keep_finished()
         else:
-            self.discard()
-        for name in (_PROGRESS, _SUMMARIES, INDEX):
+            self._clear()
+        for name in (PROGRESS, _SUMMARIES, INDEX):
             tf.io.gfile.makedirs(os.path.join(self.path, name))
         if self.is_resumable:
             self._write(_SETTINGS, text)
+
+    def _clear(self) -> None:
+        """Removes what other jobs have left, but not the folder, which this job has claimed."""
+        if "://" not in self._root:
+            self._restore_replaced()
+            if os.path.exists(self._root):
+                resumption.clear(self._root)
+        elif tf.io.gfile.exists(self.path):
+            tf.io.gfile.rmtree(self.path)
+        self._clear_others()
+
+    def _clear_others(self) -> None:
+        """On an object store, removes the folders of jobs that are dead."""
+        if self._root != self.path and tf.io.gfile.exists(self._root):
+            claims.clear_but(self._root, os.path.basename(self.path))
 
     def _read(self, name: str) -> str:
         """The text of a file in the folder, "" where there is none."""
@@ -107,28 +129,26 @@ class PendingOutput:
             )
             if not is_whole or (self.has_failures and summary["failures"]):
                 tf.io.gfile.remove(os.path.join(self.path, _SUMMARIES, name + ".json"))
-        progress = os.path.join(self.path, _PROGRESS)
+        progress = os.path.join(self.path, PROGRESS)
         finished = self.read_summaries()
         for path in [os.path.join(progress, name) for name in tf.io.gfile.listdir(progress)]:
             if os.path.basename(path) not in finished:
                 tf.io.gfile.remove(path)
-        for name in (_CANCELLED, FAILURES_NAME, examples.INFO_NAME):
+        for name in (CANCELLED, FAILURES_NAME, examples.INFO_NAME):
             if tf.io.gfile.exists(os.path.join(self.path, name)):
                 tf.io.gfile.remove(os.path.join(self.path, name))
 
     def cancel(self) -> None:
-        """Stops the workers: by a mark where the job can be resumed, else by removing the folder."""
-        if self.is_resumable:
-            self._write(_CANCELLED, "")
-        else:
-            self.discard()
+        """Stops the workers by a mark; the folder stays this job's until they have stopped."""
+        with contextlib.suppress(tf.errors.OpError):  # the folder was removed, which stops them, too
+            self._write(CANCELLED, "")
 
     def discard(self) -> None:
         """Removes the folder, and so cancels the job."""
         if not tf.io.gfile.exists(self.path):
             return
         if "://" in self.path:
-            tf.io.gfile.rmtree(self.path)
+            tf.io.gfile.rmtree(self.path)  # the rest goes with the claim
             return
         self._restore_replaced()
         # Renamed first, so that workers, who notice only later, cannot put new files into it meanwhile.
@@ -152,6 +172,10 @@ class PendingOutput:
         path = os.path.join(self.path, FAILURES_NAME)
         return tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length > 0
 
+    def write_inputs(self, inputs: Iterable) -> None:
+        """Writes what the job is to work on, values that JSON has, for workers to read: see `read_inputs`."""
+        self._write(_INPUTS, json.dumps(list(inputs)))
+
     def read_summaries(self) -> dict[str, dict]:
         """What tasks wrote with `write_summary`, by their names, which ascend."""
         directory = os.path.join(self.path, _SUMMARIES)
@@ -162,7 +186,11 @@ class PendingOutput:
         }
 
     def abandon(self, *, is_interrupted: bool) -> None:
-        """After an error: removes the folder, but for shards to go on with, or failures to be read."""
+        """After an error: removes the folder, but for shards to go on with, or failures to be read.
+
+        Raises: InUseError where the folder is another job's now; nothing is removed.
+        """
+        self._require_claim()
         if self.is_resumable and self.read_summaries():
             self._restore_replaced()
         elif is_interrupted or not self.has_failures:
@@ -177,6 +205,7 @@ class PendingOutput:
 
     def publish(self, info: examples.DatasetInfo) -> None:
         """Writes the sidecar and moves everything to the output, in place of what is there."""
+        self._require_claim()
         self._write(examples.INFO_NAME, info.to_json())
         if "://" in self.output:
             self._publish_files(info)
@@ -231,6 +260,28 @@ def _remove(path: str) -> None:
         tf.io.gfile.remove(path)
 
 
+def _pending_root(output: str) -> str:
+    return output.rstrip("/") + ".partial"
+
+
+def require_free(output: str, *, overwrite: bool) -> None:
+    """Raises: JobError where a job would have to replace what it may not, or what is none of ours."""
+    output, pending = output.rstrip("/"), _pending_root(output)
+    if _is_in_use(output):
+        if not tf.io.gfile.exists(os.path.join(output, examples.INFO_NAME)):
+            raise JobError(f"{output} exists and is no data set of ours; name another output or remove it.")
+        if not overwrite:
+            raise JobError(f"{output} is a finished data set; pass --overwrite to replace it.")
+    if _is_in_use(pending) and not _is_ours(pending):
+        raise JobError(f"{pending} exists and was left by no job of ours; name another output or remove it.")
+
+
+def _is_ours(pending: str) -> bool:
+    if "://" in pending:
+        return claims.was_ever_claimed(pending)
+    return tf.io.gfile.exists(os.path.join(pending, PROGRESS))
+
+
 @contextlib.contextmanager
 def pending_output(output: str, *, overwrite: bool, settings: dict | None = None) -> Iterator[PendingOutput]:
     """A `PendingOutput` that an error or an interruption removes.
@@ -239,15 +290,25 @@ def pending_output(output: str, *, overwrite: bool, settings: dict | None = None
 
     Raises:
       JobError: as `PendingOutput`; also when the folder, or a file in it, cannot be written.
+      InUseError: another job writes to this output.
     """
     try:
-        pending = PendingOutput(output, overwrite=overwrite, settings=settings)
-        try:
-            yield pending
-        except BaseException as error:
-            with contextlib.suppress(tf.errors.OpError, OSError):  # that would hide the error
-                pending.abandon(is_interrupted=isinstance(error, KeyboardInterrupt))
-            raise
+        require_free(output, overwrite=overwrite)
+        with claims.claimed(_pending_root(output)) as require_claim:
+            try:
+                pending = PendingOutput(
+                    output, overwrite=overwrite, settings=settings, require_claim=require_claim
+                )
+            except JobError:  # a job has finished between the two looks
+                if "://" not in output:
+                    os.rmdir(_pending_root(output))
+                raise
+            try:
+                yield pending
+            except BaseException as error:
+                with contextlib.suppress(tf.errors.OpError, OSError, resumption.InUseError):  # that hide it
+                    pending.abandon(is_interrupted=isinstance(error, KeyboardInterrupt))
+                raise
     except (tf.errors.OpError, OSError) as error:
         raise _cannot_be_written(output, error) from error
 
@@ -292,52 +353,15 @@ def finished_shard(pending_path: str, name: str, num_examples: int) -> examples.
     return examples.Shard(name, num_examples, num_bytes)
 
 
+def read_inputs(pending_path: str) -> list:
+    """What `PendingOutput.write_inputs` wrote: tuples are lists now."""
+    with tf.io.gfile.GFile(os.path.join(pending_path, _INPUTS)) as file:
+        return json.loads(file.read())
+
+
 def write_summary(pending_path: str, name: str, summary: dict) -> None:
     """What a task has to report, kept until the launching process reads it."""
     write_whole(pending_path, os.path.join(_SUMMARIES, name + ".json"), json.dumps(summary).encode())
-
-
-class WorkerProgress:
-    """What one task of a worker has done so far, written where the launching process can read it."""
-
-    def __init__(self, pending_path: str, task: str):
-        self._pending_path = pending_path
-        self._path = os.path.join(pending_path, _PROGRESS, task)
-        self._counts: dict[str, int] = {}
-        self._written_at = time.monotonic()
-
-    def add(self, **counts: int) -> None:
-        """Adds to the counts. Raises: JobError when the job was cancelled."""
-        for name, count in counts.items():
-            self._counts[name] = self._counts.get(name, 0) + count
-        # Half a second locally is often enough for eyes; object stores are spared.
-        interval = 10.0 if "://" in self._path else 0.5
-        if time.monotonic() - self._written_at > interval:
-            self.write()
-
-    def write(self) -> None:
-        if not tf.io.gfile.isdir(self._pending_path):
-            raise JobError(f"cancelled: {self._pending_path} was removed.")
-        if tf.io.gfile.exists(os.path.join(self._pending_path, _CANCELLED)):
-            raise JobError(f"cancelled: {self._pending_path} waits to be gone on with.")
-        temporary = f"{self._path}.{threading.get_ident()}.tmp"
-        with tf.io.gfile.GFile(temporary, "w") as file:
-            file.write(json.dumps(self._counts))
-        tf.io.gfile.rename(temporary, self._path, overwrite=True)
-        self._written_at = time.monotonic()
-
-
-def _sum_progress(pending_path: str) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    directory = os.path.join(pending_path, _PROGRESS)
-    for name in tf.io.gfile.listdir(directory):
-        if name.endswith(".tmp"):
-            continue
-        with tf.io.gfile.GFile(os.path.join(directory, name)) as file:
-            counts = json.loads(file.read())
-        for key, count in counts.items():
-            totals[key] = totals.get(key, 0) + count
-    return totals
 
 
 def require_all(num_found: int, num_expected: int, unit: str) -> None:
@@ -353,46 +377,3 @@ def command_line(job: str, *positional: str) -> str:
     if os.path.basename(sys.argv[0]) == "tfsound":
         return shlex.join(["tfsound", *sys.argv[1:]])
     return shlex.join(["tfsound", job, *positional])
-
-
-class _Unfailing(ObjectWrapper):
-    """Where a bar is shown. An error there (a log on a full disk, say) would leave tqdm's lock taken."""
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            self._wrapped.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._wrapped.flush()
-
-
-@contextlib.contextmanager
-def progress_bar(pending: PendingOutput, *, description: str, total: int, unit: str) -> Iterator[None]:
-    """Shows what all workers have done: count of `unit`, rate, time left, and the other counts."""
-    done = threading.Event()
-    interval = 10.0 if "://" in pending.path else 0.5
-    bar = tqdm(
-        total=total, desc=description, unit=f" {unit}", mininterval=interval, dynamic_ncols=True,
-        file=_Unfailing(sys.stderr),
-    )  # fmt: skip
-
-    def refresh():
-        with contextlib.suppress(tf.errors.OpError):  # a file renamed, or a job discarded, as we look
-            counts = _sum_progress(pending.path)
-            bar.n = counts.pop(unit, 0)
-            bar.set_postfix(counts)
-
-    def poll():
-        while not done.wait(interval):
-            refresh()
-
-    poller = threading.Thread(target=poll, daemon=True)
-    poller.start()
-    try:
-        yield
-    finally:
-        done.set()
-        poller.join()
-        refresh()
-        bar.close()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from tfsound import arguments, examples, mel, pairs, windows
-from tfsound.beam import drawn_sets, running, window_index
+from tfsound.beam import drawn_sets, plans, running, window_index, worker_checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,10 @@ class DrawnPairs:
     @property
     def _has_images(self) -> bool:
         return self.plan.modality == examples.AUDIO_IMAGE
+
+    @property
+    def text(self) -> str:
+        return f"{self.plan.modality}, {self.plan.constraint.max_time_gap_seconds:g} s"
 
     def require_possible(self, totals: windows.Totals, where: str) -> None:
         pairs.require_possible(self.plan, totals, where, allow_repeats=self.allow_repeats)
@@ -60,21 +64,6 @@ class DrawnPairs:
             },
         }
 
-    def estimate(self, info: examples.DatasetInfo, num_shards: int) -> drawn_sets.Estimate:
-        """The size of a set from a set of clips, from the size of one record with ids of 24 characters."""
-        window = bytes(self.mel_params.context_frames * self.mel_params.num_columns * 2)
-        ref = examples.WindowRef("c" * 24, "r" * 24, 0.0)
-        other, other_ref = window, ref
-        if self._has_images:
-            # What the clips take on disk and is not energies is nearly all pictures.
-            num_bytes = sum(shard.num_bytes for shard in info.shards) - info.num_windows * len(window)
-            other = bytes(max(0, num_bytes) // info.num_images)
-            other_ref = examples.FrameRef(ref.clip_id, ref.recording_id, 0.0)
-        record = examples.encode_pair(window, ref, other, other_ref)
-        text = f"{self.plan.modality}, {self.plan.constraint.max_time_gap_seconds:g} s"
-        num_bytes = drawn_sets.num_bytes_of(record, self.plan.count)
-        return drawn_sets.Estimate({text: self.plan.count}, num_bytes, num_shards, examples.PAIRS)
-
 
 def _as_json(seconds: float) -> float | str:
     """JSON has no infinity; `float` reads either."""
@@ -98,7 +87,7 @@ def sample_pairs(
     num_workers: int = 0,
     worker_mode: str = "threads",
     beam_flags: tuple[str, ...] = (),
-) -> examples.DatasetInfo | drawn_sets.Estimate:
+) -> examples.DatasetInfo | plans.JobPlan:
     """Samples pairs of windows, or of windows and frames, that occur near each other in a recording.
 
     Sound with sound: two windows that start less than the gap apart. Sound with image: a window, and a frame
@@ -118,14 +107,15 @@ def sample_pairs(
       seed: what every random draw depends on.
       num_shards: files to write; 0 for one per 2048 pairs.
       allow_repeats: where a window has used up what is near, let pairs come again.
-      dry_run: only say how many pairs, bytes and files it would be.
+      dry_run: write nothing, and say what it would take: hours of sound, bytes, core hours, files; from a
+        sample that is drawn.
       overwrite: replace a finished output.
       runner: `local`, or a Beam runner by name, such as DataflowRunner.
       num_workers: workers on this machine, 0 for one a core.
       worker_mode: `threads` or `processes`.
 
     Returns:
-      The sidecar of the set, or the estimate of a dry run. Its parameters say how many recordings gave no
+      The sidecar of the set, or the plan of a dry run. Its parameters say how many recordings gave no
       pair; `failures.jsonl` names the first 200 of them, with the reason.
 
     Raises:
@@ -134,16 +124,20 @@ def sample_pairs(
       failed.
     """
     num_shards = drawn_sets.num_shards_of(count, num_shards)
+    options = running.beam_options(
+        runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
+    )
+    worker_checks.require_reachable(options, inputs=(clips,), output=output)
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     examples.require_folds(info, exclude_folds, clips)
     plan = pairs.make_plan(info, modality, max_time_gap_seconds, count, seed)
     pairs.require_plausible(plan, info, clips, allow_repeats=allow_repeats)
     drawn_set = DrawnPairs(plan, info.mel_params, exclude_folds, allow_repeats)
-    options = running.beam_options(
-        runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
-    )
     if dry_run:
-        return drawn_set.estimate(info, num_shards)
+        return drawn_sets.plan_examples(
+            clips, info=info, drawn_set=drawn_set, num_shards=num_shards, exclude_folds=exclude_folds,
+            counts={drawn_set.text: count},
+        )  # fmt: skip
     return drawn_sets.sample_examples(
         clips, output, info=info, drawn_set=drawn_set, num_shards=num_shards,
         exclude_folds=exclude_folds, overwrite=overwrite, options=options,

@@ -23,7 +23,7 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.utils import interactive_utils, thread_pool_executor
 
-from tfsound.beam import engines, worker_notes
+from tfsound.beam import engines, worker_checks, worker_notes
 from tfsound.beam.output import JobError
 
 # Named in full: `DirectRunner` first tries to download another runner's binary.
@@ -262,4 +262,6 @@ def _cause(error: BaseException) -> str:
     found = re.findall(pattern, str(error), re.MULTILINE)
     kind, message = found[-1] if found else (type(error).__name__, str(error))
     message = message.split(" [while running '")[0].rstrip()
+    if kind == "ModuleNotFoundError" and "'tfsound" in message:
+        return worker_checks.NO_PACKAGE
     return message if kind in _OUR_ERRORS else f"{kind}: {message}"

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from tfsound import arguments, examples, mel, sampling, triplets, windows
-from tfsound.beam import drawn_sets, running, window_index
+from tfsound.beam import drawn_sets, plans, running, window_index, worker_checks
 
 _MAX_CLASSES_SHOWN = 10
 
@@ -66,14 +66,6 @@ class DrawnTriplets:
             parameters["classes_without_triplets"] = left_out[:_MAX_CLASSES_SHOWN]
         return {"num_windows": 3 * self.plan.count, "parameters": parameters}
 
-    def estimate(self, num_shards: int) -> drawn_sets.Estimate:
-        """The size of a set, from the size of one record with ids of 24 characters."""
-        window = bytes(self._num_frames * self.mel_params.num_columns * 2)
-        ref = examples.WindowRef("c" * 24, "r" * 24, 0.0)
-        record = examples.encode_triplet((window,) * 3, (ref,) * 3, self.plan.constraints[0].name)
-        counts = dict(zip(self.constraint_texts, self.plan.counts, strict=True))
-        return drawn_sets.Estimate(counts, drawn_sets.num_bytes_of(record, self.plan.count), num_shards)
-
 
 def sample_triplets(
     clips: str,
@@ -92,7 +84,7 @@ def sample_triplets(
     num_workers: int = 0,
     worker_mode: str = "threads",
     beam_flags: tuple[str, ...] = (),
-) -> examples.DatasetInfo | drawn_sets.Estimate:
+) -> examples.DatasetInfo | plans.JobPlan:
     """Samples triplets from clip examples under semantic constraints.
 
     The constraints of the 2018 paper, each with its default: `labels` (explicit labels, every class as
@@ -112,14 +104,15 @@ def sample_triplets(
       seed: what every random draw depends on.
       num_shards: files to write; 0 for one per 2048 triplets.
       allow_repeats: where the count is more than there are different triplets, let some come again.
-      dry_run: only say how many triplets, bytes and files it would be.
+      dry_run: write nothing, and say what it would take: hours of sound, bytes, core hours, files; from a
+        sample that is drawn.
       overwrite: replace a finished output.
       runner: `local`, or a Beam runner by name, such as DataflowRunner.
       num_workers: workers on this machine, 0 for one a core.
       worker_mode: `threads` or `processes`.
 
     Returns:
-      The sidecar of the set, or the estimate of a dry run. Under `labels` its parameters say how many classes
+      The sidecar of the set, or the plan of a dry run. Under `labels` its parameters say how many classes
       gave no triplet; `failures.jsonl` names them, with the reason.
 
     Raises:
@@ -128,16 +121,20 @@ def sample_triplets(
       failed.
     """
     num_shards = drawn_sets.num_shards_of(count, num_shards)
+    options = running.beam_options(
+        runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
+    )
+    worker_checks.require_reachable(options, inputs=(clips,), output=output)
     info = examples.read_dataset_info(clips, kind=examples.CLIPS)
     examples.require_folds(info, exclude_folds, clips)
     plan = triplets.make_plan(info, constraints, count, shares, seed)
     triplets.require_plausible(plan, info, clips, allow_repeats=allow_repeats)
     drawn_set = DrawnTriplets(plan, info.mel_params, exclude_folds, allow_repeats)
-    options = running.beam_options(
-        runner=runner, num_workers=num_workers, worker_mode=worker_mode, beam_flags=beam_flags
-    )
     if dry_run:
-        return drawn_set.estimate(num_shards)
+        return drawn_sets.plan_examples(
+            clips, info=info, drawn_set=drawn_set, num_shards=num_shards, exclude_folds=exclude_folds,
+            counts=dict(zip(drawn_set.constraint_texts, plan.counts, strict=True)),
+        )  # fmt: skip
     return drawn_sets.sample_examples(
         clips, output, info=info, drawn_set=drawn_set, num_shards=num_shards,
         exclude_folds=exclude_folds, overwrite=overwrite, options=options,

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfsound import examples, mel, sampling, windows
 from tfsound.beam import output as job_output
-from tfsound.beam import running, stores
+from tfsound.beam import plans, running, stores, worker_checks
 
 _CLIPS_PER_BUCKET = 4096
 _MAX_BUCKET_BITS = 16
@@ -91,18 +91,22 @@ class _IndexShard(beam.DoFn):
     def process(self, shard_and_path):
         shard, path = shard_and_path
         for payload_offset, record in examples.read_records(path):
-            clip = examples.decode_clip(record, self._mel_params.num_columns)
-            num_windows = self._mel_params.num_windows(len(clip.mel_energy))
-            if clip.fold in self._exclude_folds or not num_windows:
-                continue
-            bucket = sampling.stable_hash(clip.recording_id) >> (64 - self._bucket_bits)
-            offset = payload_offset + record.index(clip.mel_energy.tobytes())
-            frame_starts = _frame_starts(clip, record) if self._with_frames else ()
-            indexed = windows.index_clip(
-                clip, num_windows, self._classes, shard=shard, offset=offset,
-                frame_offsets=[payload_offset + start for start in frame_starts],
-            )  # fmt: skip
-            yield bucket, indexed
+            yield from self.index(shard, payload_offset, record)
+
+    def index(self, shard: int, payload_offset: int, record: bytes):
+        """The one clip of a record, where it is to be used."""
+        clip = examples.decode_clip(record, self._mel_params.num_columns)
+        num_windows = self._mel_params.num_windows(len(clip.mel_energy))
+        if clip.fold in self._exclude_folds or not num_windows:
+            return
+        bucket = sampling.stable_hash(clip.recording_id) >> (64 - self._bucket_bits)
+        offset = payload_offset + record.index(clip.mel_energy.tobytes())
+        frame_starts = _frame_starts(clip, record) if self._with_frames else ()
+        indexed = windows.index_clip(
+            clip, num_windows, self._classes, shard=shard, offset=offset,
+            frame_offsets=[payload_offset + start for start in frame_starts],
+        )  # fmt: skip
+        yield bucket, indexed
 
 
 def _frame_starts(clip: examples.Clip, record: bytes) -> Iterator[int]:
@@ -175,12 +179,17 @@ def build_index(
     """
     bits = num_bucket_bits(info.num_examples)
     transform = IndexWindows(pending.path, info.mel_params, bits, plan, exclude_folds)
-    shards = list(enumerate(os.path.join(clips, shard.name) for shard in info.shards))
+    pending.write_inputs(enumerate(os.path.join(clips, shard.name) for shard in info.shards))
     running.run_pipeline(
-        lambda pipeline: pipeline | "Shards" >> beam.Create(shards) | transform,
+        lambda pipeline: pipeline | "Shards" >> worker_checks.ReadInputs(pending.path) | transform,
         options,
-        cancel=pending.discard,
+        cancel=pending.cancel,
     )
+    return _add_up(pending, plan, bits)
+
+
+def _add_up(pending: job_output.PendingOutput, plan: windows.IndexPlan, bits: int) -> windows.Totals:
+    """The totals of the buckets whose summaries are in the pending output, written beside them."""
     totals = windows.add_up(
         (windows.BucketSummary(**summary) for summary in pending.take_summaries()),
         num_buckets=1 << bits,
@@ -192,16 +201,43 @@ def build_index(
     return totals
 
 
+def index_sample(
+    paths: Sequence[str],
+    num_read: int,
+    pending: job_output.PendingOutput,
+    mel_params: mel.MelParams,
+    plan: windows.IndexPlan,
+    exclude_folds: Sequence[str],
+) -> tuple[int, list[tuple[int, windows.IndexedClip]], windows.Totals]:
+    """Indexes some clips of a set, so many if there are, as one bucket in a pending output.
+
+    Returns:
+      How many were read, what `IndexWindows` shuffles of them, and the totals.
+    """
+    with_frames = windows.uses_frames(plan.within_recordings)
+    index_shard = _IndexShard(mel_params, 0, plan.class_names, exclude_folds, with_frames)
+    num_clips, indexed = 0, []
+    for clip_record in plans.sampled_records(paths, num_read):
+        num_clips += 1
+        indexed += index_shard.index(*clip_record)
+    pending.write_inputs(enumerate(paths))
+    write_bucket = _WriteBucket(pending.path, mel_params, plan.within_recordings, plan.num_counted_classes)
+    write_bucket.process((0, [clip for _, clip in indexed]))
+    return num_clips, indexed, _add_up(pending, plan, 0)
+
+
 class WindowReader:
     """Reads windows and frames at random from the shards of a set of clips; keeps some files open."""
 
     def __init__(self, paths: Sequence[str], mel_params: mel.MelParams):
         self._paths = paths
         self._num_bytes = mel_params.context_frames * mel_params.num_columns * 2
-        self._open = functools.lru_cache(maxsize=64)(self._open_shard)
+        # Readers of object stores hold no file descriptor, and take two requests to make.
+        is_remote = any("://" in path for path in paths)
+        self._open = functools.lru_cache(maxsize=1024 if is_remote else 64)(self._open_shard)
 
     def _open_shard(self, shard: int):
-        return stores.open_file(self._paths[shard])
+        return stores.open_file(self._paths[shard], num_bytes_at_once=self._num_bytes)
 
     def read(self, location: windows.WindowLocation) -> bytes:
         """The window's energies as stored: little-endian float16, (context_frames, mel_bins)."""

@@ -39,6 +39,7 @@ from tfsound.beam import output as job_output
 from tfsound.beam import pairs as pairs_job
 from tfsound.beam import stores
 from tfsound.beam import triplets as triplets_job
+from tfsound.examples import records
 
 NUM_CLIPS = 8
 
@@ -233,11 +234,10 @@ def test_a_damaged_file_is_fetched_once(folder, tmp_path, delays):
 def test_a_store_that_fails_is_not_called_damage(tmp_path, monkeypatch):
     """Records are read by TensorFlow, which tells what the store said."""
 
-    class Away:
-        def as_numpy_iterator(self):
-            raise tf.errors.UnavailableError(None, None, "the store is away")
+    def away(path):
+        raise tf.errors.UnavailableError(None, None, "the store is away")
 
-    monkeypatch.setattr(tf.data, "TFRecordDataset", lambda *arguments, **options: Away())
+    monkeypatch.setattr(records, "_iterate", away)
     with pytest.raises(examples.DatasetError, match=r"a\.tfrecord cannot be read after record 0 \(the store"):
         list(examples.read_records("a.tfrecord"))
 

@@ -14,6 +14,7 @@ import tiny
 
 from tfsound import examples, mel
 from tfsound.beam import output
+from tfsound.beam.progress import WorkerProgress, progress_bar
 
 
 def info_of(*shards: examples.Shard, command: str = "") -> examples.DatasetInfo:
@@ -235,9 +236,9 @@ def test_summaries_come_by_name_and_once(tmp_path):
 
 def test_progress_adds_up_over_tasks_and_ends_full(tmp_path, capsys):
     pending = output.PendingOutput(str(tmp_path / "set"), overwrite=False)
-    with output.progress_bar(pending, description="examples", total=5, unit="clips"):
+    with progress_bar(pending, description="examples", total=5, unit="clips"):
         for task, clips, failures in (("a", 3, 0), ("b", 2, 1)):
-            progress = output.WorkerProgress(pending.path, task)
+            progress = WorkerProgress(pending.path, task)
             progress.add(clips=clips)
             progress.add(failures=failures)
             progress.write()
@@ -251,7 +252,7 @@ def test_progress_adds_up_over_tasks_and_ends_full(tmp_path, capsys):
 
 def test_a_removed_pending_folder_cancels_its_workers(tmp_path):
     pending = output.PendingOutput(str(tmp_path / "set"), overwrite=False)
-    progress = output.WorkerProgress(pending.path, "a")
+    progress = WorkerProgress(pending.path, "a")
     pending.discard()
     assert not os.path.exists(pending.path)
     with pytest.raises(output.JobError, match=r"cancelled: .*set\.partial was removed"):

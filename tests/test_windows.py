@@ -315,3 +315,16 @@ def test_scarcest_keeps_little(num_recordings, seed):
     index = make_index(clips, [sampling.Proximity(5.5 * STEP)])
     positives = [pair[0] for pair in index.totals.scarcest[0]]
     assert len(positives) == len(set(positives)) <= 10
+
+
+@pytest.mark.parametrize("num_clips", [255, 256, 257])
+def test_the_last_clip_has_its_labels_however_many_there_are(num_clips):
+    """Numbers of clips are kept in the smallest type: that of the last of 256 is the largest of its type."""
+    clips = [
+        windows.IndexedClip(f"r{number:03d}", f"c{number:03d}", 0, 0, 0.0, 1, (number % 2,))
+        for number in range(num_clips)
+    ]
+    bucket = windows.build_bucket(clips, tiny.PARAMS, ())
+    for window in range(num_clips):
+        location = bucket.location(window)
+        assert location.classes == (int(location.ref.clip_id[1:]) % 2,)

@@ -38,9 +38,19 @@ def in_use(output: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+        if not _is_at(folder, output):
+            raise InUseError(f"another process has just ended its work in {output}; run the command again.")
         yield
     finally:
         os.close(folder)
+
+
+def _is_at(folder: int, path: str) -> bool:
+    """Whether an open folder still has its name: a job that ended meanwhile has renamed or removed it."""
+    try:
+        return os.path.samestat(os.fstat(folder), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def clear(output: str) -> None:

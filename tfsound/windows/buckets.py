@@ -180,7 +180,7 @@ class Bucket:
         return int(labelled[place])
 
     def location(self, window: int) -> WindowLocation:
-        clip = self.window_clip[window]
+        clip = int(self.window_clip[window])  # one more than the largest number of a small type is 0
         classes = self.clip_classes[self.clip_class_starts[clip] : self.clip_class_starts[clip + 1]]
         return WindowLocation(
             int(self.window_shard[window]),
