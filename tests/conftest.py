@@ -1,5 +1,6 @@
 """What the tests share: the real recordings, where they are at hand; the tiny encoder by its name."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -15,6 +16,14 @@ pytest.register_assert_rewrite("device_steps", "processes", "training_runs")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled():
+    """What a module leaves behind, such as TensorFlow's graphs, is not searched for garbage ever after."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
