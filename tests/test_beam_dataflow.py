@@ -18,6 +18,7 @@ from apache_beam.io.gcp import gcsio
 from dataflow_stand_in import FLAGS, RUNNER, StandInRunner
 from test_beam_examples import ROW, write_noise
 from test_beam_window_index import PARAMS, make_clip, many_shards, window_bytes, write_clip_set
+from test_packaging import copy_of_checkout
 
 from tfsound import datasets, examples
 from tfsound.beam import embed, instances, manifests, pairs, triplets, window_index
@@ -159,12 +160,7 @@ def test_machines_disks_scaling_and_images_are_those_of_the_flags(inputs, store,
 
 def test_the_package_goes_along(inputs, store, tmp_path, monkeypatch):
     """`--setup_file` of a checkout is built and staged whole; `--extra_package` as it is."""
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    for name in ("tfsound", "beam", "export"):
-        shutil.copytree(ROOT / name, checkout / name)
-    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, checkout)
+    checkout = copy_of_checkout(tmp_path / "checkout")
     extra = tmp_path / "tfsound-0.1.0.tar.gz"
     extra.write_bytes(b"a package")
     monkeypatch.setattr(StandInRunner, "runs", False)

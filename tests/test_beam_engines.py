@@ -20,7 +20,7 @@ from engines.at_hand import engine  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 from test_beam_examples import ROW, write_noise
-from test_beam_running import long_job  # noqa: F401
+from test_beam_running import interrupt_the_wait, long_job  # noqa: F401
 
 from tfsound import datasets, examples
 from tfsound.beam import embed, engines, instances, output, pairs, running, triplets
@@ -237,15 +237,7 @@ def test_a_job_server_does_not_keep_ctrl_c(monkeypatch, started):
 
 
 def test_an_interruption_cancels_the_job_on_the_engine(monkeypatch, started):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    def in_thread(function, original=running._in_thread):
-        outcome = original(function)
-        outcome.result = interrupted
-        return outcome
-
-    monkeypatch.setattr(running, "_in_thread", in_thread)
+    interrupt_the_wait(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(print, JOB_SERVER)
     assert started.is_cancelled

@@ -155,13 +155,8 @@ def test_a_worker_process_that_dies_ends_the_job():
         run(die, worker_mode="processes")
 
 
-def test_an_interruption_cancels_and_waits_for_the_workers(monkeypatch, tmp_path):
-    cancelled, stopped = tmp_path / "cancelled", tmp_path / "stopped"
-
-    def work(number):
-        while not cancelled.exists():
-            time.sleep(0.01)
-        stopped.touch()
+def interrupt_the_wait(monkeypatch):
+    """Ctrl-C comes while a job that has begun is waited for."""
 
     def interrupted():
         raise KeyboardInterrupt
@@ -172,6 +167,17 @@ def test_an_interruption_cancels_and_waits_for_the_workers(monkeypatch, tmp_path
         return outcome
 
     monkeypatch.setattr(running, "_in_thread", in_thread)
+
+
+def test_an_interruption_cancels_and_waits_for_the_workers(monkeypatch, tmp_path):
+    cancelled, stopped = tmp_path / "cancelled", tmp_path / "stopped"
+
+    def work(number):
+        while not cancelled.exists():
+            time.sleep(0.01)
+        stopped.touch()
+
+    interrupt_the_wait(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         running.run_pipeline(
             lambda pipeline: pipeline | beam.Create([1]) | beam.Map(work),

@@ -24,14 +24,19 @@ def test_every_package_is_listed():
     assert listed == found
 
 
+def copy_of_checkout(folder):
+    """A new folder with all that a package is built from."""
+    folder.mkdir()
+    for name in ("tfsound", "beam", "export"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 def test_a_wheel_holds_every_module_and_page(tmp_path):
     # A copy: what earlier builds left beside the sources would be packed, too.
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("tfsound", "beam", "export"):
-        shutil.copytree(ROOT / name, source / name)
-    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    source = copy_of_checkout(tmp_path / "source")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     done = subprocess.run(
         [*command, "--wheel-dir", str(tmp_path), str(source)], capture_output=True, text=True, check=False
