@@ -233,7 +233,7 @@ class WindowReader:
         self._paths = paths
         self._num_bytes = mel_params.context_frames * mel_params.num_columns * 2
         # Readers of object stores hold no file descriptor, and take two requests to make.
-        is_remote = any("://" in path for path in paths)
+        is_remote = any(stores.is_store(path) for path in paths)
         self._open = functools.lru_cache(maxsize=1024 if is_remote else 64)(self._open_shard)
 
     def _open_shard(self, shard: int):

@@ -56,6 +56,7 @@ def _are_containers(options: pipeline_options.PipelineOptions) -> bool:
 
 
 def is_local(path: str) -> bool:
+    """Whether a path, or `file://` URI, is of this machine."""
     return "://" not in path or path.startswith("file://")
 
 

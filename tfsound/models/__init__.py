@@ -7,7 +7,7 @@ global batch of all replicas and the gradients are those of one device with the 
 from tfsound.models.classifier import ClassifierModel
 from tfsound.models.coincidence import CoincidenceModel
 from tfsound.models.instances import InstanceDiscriminationModel
-from tfsound.models.replicas import all_replicas, per_replica
+from tfsound.models.replicas import all_replicas
 from tfsound.models.triplets import TripletModel
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "InstanceDiscriminationModel",
     "TripletModel",
     "all_replicas",
-    "per_replica",
 ]

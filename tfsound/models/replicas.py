@@ -25,8 +25,8 @@ class GlobalBatchModel(keras.Model):
           loss: the mean over this replica's rows, (); its mean over replicas is the global batch's.
           reaches_all: every variable has a gradient; else those that have none stay as they are.
         """
-        # The optimizer sums the gradients of all replicas.
-        share = per_replica(tf.ones_like(loss))
+        # The optimizer sums the gradients of all replicas, so each gives its share of their mean.
+        share = tf.ones_like(loss) / tf.distribute.get_strategy().num_replicas_in_sync
         gradients = tape.gradient(loss, self.trainable_variables, output_gradients=share)
         pairs = zip(gradients, self.trainable_variables, strict=True)
         self.optimizer.apply_gradients(
@@ -51,11 +51,6 @@ def mean_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return tensor
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensor)
-
-
-def per_replica(loss: tf.Tensor) -> tf.Tensor:
-    """A replica's share of the mean over replicas; the gradients of all replicas are summed."""
-    return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def first_global_row(num_rows: int | tf.Tensor) -> int | tf.Tensor:
